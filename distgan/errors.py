@@ -1,0 +1,21 @@
+"""What a user can mend: each error is one clear line and an exit status, never a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can mend. The message names the thing, the value found and the way out."""
+
+    exit_status = 1
+
+
+class ConfigError(UserError):
+    """A config that cannot be run, or a command line that cannot be understood."""
+
+    exit_status = 2
+
+
+class DataError(UserError):
+    """Pictures or shards that are missing, damaged, or not what the config says."""
+
+    exit_status = 2
