@@ -7,12 +7,15 @@ class UserError(Exception):
     """Something the user can mend. The message names the thing, the value found and the way out."""
 
     exit_status = 1
+    everywhere = False
+    """Whether every process meets it alike, so that one of them need tell it."""
 
 
 class ConfigError(UserError):
     """A config that cannot be run, or a command line that cannot be understood."""
 
     exit_status = 2
+    everywhere = True
 
 
 class DataError(UserError):

@@ -42,6 +42,12 @@ def key(*parts: int | str) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
+@torch.compiler.assume_constant_result
+def _purpose(name: str) -> int:
+    """`key(name)`, which the compiler takes for the constant that it is."""
+    return key(name)
+
+
 def image_keys(base: int, positions: Tensor) -> Tensor:
     """One int64 key an image, from the key of a batch and the images' positions [N] in the global batch."""
     return _mix(_mix(positions.to(torch.int64) * _GOLDEN) ^ base)
@@ -49,7 +55,7 @@ def image_keys(base: int, positions: Tensor) -> Tensor:
 
 def subkeys(keys: Tensor, purpose: str) -> Tensor:
     """The keys [N] of one purpose ("latent", "flip", a layer's name), independent of every other purpose."""
-    return _mix(keys ^ key(purpose))
+    return _mix(keys ^ _purpose(purpose))
 
 
 def _bits(keys: Tensor, purpose: str, shape: tuple[int, ...]) -> Tensor:

@@ -1,0 +1,1 @@
+"""What the two networks minimise: losses, gradient penalties, and the modules that DDP wraps."""

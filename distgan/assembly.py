@@ -1,0 +1,49 @@
+"""From a config to live objects: networks, objectives, optimisers."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from distgan import randomness
+from distgan.config import Config
+from distgan.config.schema import Adam, Network, RmsProp
+from distgan.networks import build_critic, build_generator
+from distgan.objectives.critic import CriticObjective
+from distgan.objectives.generator import GeneratorObjective
+
+
+def make_generator(config: Config) -> nn.Module:
+    """The generator with its initial weights, a function of the seed."""
+    torch.manual_seed(randomness.key(config.seed, "generator weights"))
+    return build_generator(**_settings(config, config.generator))
+
+
+def make_critic(config: Config) -> nn.Module:
+    """The critic with its initial weights, a function of the seed."""
+    torch.manual_seed(randomness.key(config.seed, "critic weights"))
+    return build_critic(**_settings(config, config.critic))
+
+
+def _settings(config: Config, network: Network) -> dict:
+    own = network.model_dump(exclude={"optimizer"})
+    data = config.data
+    return {"resolution": data.resolution, "channels": data.channels, "classes": data.classes, **own}
+
+
+def make_critic_objective(config: Config, critic: nn.Module) -> CriticObjective:
+    objective = config.objective.model_dump(exclude={"clip"})
+    return CriticObjective(critic, **objective)
+
+
+def make_generator_objective(config: Config, generator: nn.Module, critic: nn.Module) -> GeneratorObjective:
+    return GeneratorObjective(generator, critic, loss=config.objective.loss)
+
+
+def make_optimizer(settings: Adam | RmsProp, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of a network; fused into one kernel where the device has it."""
+    parameters = list(network.parameters())
+    if isinstance(settings, Adam):
+        on_cuda = parameters[0].is_cuda
+        return torch.optim.Adam(parameters, settings.lr, betas=settings.betas, eps=settings.eps, fused=on_cuda or None)
+    return torch.optim.RMSprop(parameters, settings.lr, alpha=settings.alpha, eps=settings.eps)

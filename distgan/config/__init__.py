@@ -1,0 +1,8 @@
+"""The config of a run: its keys, its files, its mistakes. Imports no torch, so a bad config fails at once."""
+
+from distgan.config.conflicts import process_conflicts
+from distgan.config.duration import Duration
+from distgan.config.loading import dump_config, load_config, raise_mistakes, read_config
+from distgan.config.schema import Config
+
+__all__ = ["Config", "Duration", "dump_config", "load_config", "process_conflicts", "raise_mistakes", "read_config"]

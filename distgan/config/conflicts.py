@@ -1,0 +1,80 @@
+"""Values that are right alone and wrong together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from distgan.config.schema import Config
+
+GRADIENT_PENALTIES = ("gp", "lp", "r1", "r2", "r1r2")
+
+
+class Mistake(NamedTuple):
+    """One thing wrong: the key, and a clause that says the value, what is allowed and the way out."""
+
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.text}"
+
+
+def conflicts(config: Config) -> list[Mistake]:
+    """What cannot be run although every key of it is allowed."""
+    return [*_critic_norm(config), *_resolutions(config), *_lazy(config)]
+
+
+def _critic_norm(config: Config) -> Iterator[Mistake]:
+    if getattr(config.critic, "norm", "none") == "batch" and config.objective.penalty in GRADIENT_PENALTIES:
+        yield Mistake(
+            "critic.norm",
+            f"batch cannot be used with objective.penalty {config.objective.penalty}, whose gradient is taken for each "
+            "picture alone (WGAN-GP section 4); use none, layer, instance or group",
+        )
+
+
+def _resolutions(config: Config) -> Iterator[Mistake]:
+    for part in ("generator", "critic"):
+        network = getattr(config, part)
+        known = network.resolutions()
+        if known and config.data.resolution not in known:
+            yield Mistake(
+                "data.resolution",
+                f"{config.data.resolution} is not a resolution of {part}.name {network.name}, which has "
+                f"{', '.join(map(str, known))}; {part}.name mlp takes any",
+            )
+
+
+def _lazy(config: Config) -> Iterator[Mistake]:
+    if config.objective.every > 1 and config.objective.penalty not in GRADIENT_PENALTIES:
+        yield Mistake(
+            "objective.every",
+            f"{config.objective.every} has no effect with objective.penalty {config.objective.penalty}; leave it out",
+        )
+
+
+def process_conflicts(config: Config, processes: int, *, cuda: bool | None = None) -> list[Mistake]:
+    """What cannot be run on this number of processes (`cuda`: whether they have a GPU; None: not known yet)."""
+    found = []
+    batch, micro = config.train.batch_size, config.train.micro_batch
+    if batch % processes:
+        lower, upper = batch // processes * processes, -(-batch // processes) * processes
+        nearest = " or ".join(str(n) for n in (lower, upper) if n)
+        found.append(
+            Mistake("train.batch_size", f"{batch} images cannot be shared by {processes} processes; use {nearest}")
+        )
+    local = batch // processes
+    networks = [part for part in ("generator", "critic") if getattr(getattr(config, part), "norm", "") == "batch"]
+    if micro and local > micro and networks:
+        found.append(
+            Mistake(
+                "train.micro_batch",
+                f"{micro} splits the {local} images of a process, and {networks[0]}.norm batch needs the statistics of "
+                f"the whole batch at once; use at least {local}, more processes, or {networks[0]}.norm layer, instance "
+                "or group",
+            )
+        )
+    if config.train.precision == "fp16" and cuda is False:
+        found.append(Mistake("train.precision", "fp16 needs a CUDA device; use bf16 or fp32 on a CPU"))
+    return found

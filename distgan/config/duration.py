@@ -1,0 +1,71 @@
+"""Durations are values with a unit: "20 steps", "500 kimg", "15 min"."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+_FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
+_UNITS = {"step": "steps", "steps": "steps", "kimg": "kimg", "s": "s", "min": "min", "h": "h"}
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+
+
+@dataclass(frozen=True)
+class Duration:
+    """An amount of training.
+
+    `unit` is `steps` (critic_steps critic updates and one generator update each), `kimg` (thousand real images shown
+    to the critic) or, where a wall-clock time makes sense, `s`, `min` or `h`.
+    """
+
+    amount: float
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.unit}" if self.amount < 1e6 else f"{int(self.amount)} {self.unit}"
+
+    def steps(self, images_per_step: int) -> int:
+        """The number of steps, rounded up. Raises ValueError for a wall-clock duration."""
+        if self.unit == "steps":
+            return math.ceil(self.amount)
+        if self.unit == "kimg":
+            return math.ceil(self.amount * 1000 / images_per_step)
+        raise ValueError(f"{self} is a time, not a number of steps")
+
+    @property
+    def seconds(self) -> float | None:
+        """The wall-clock seconds, or None for a duration counted in steps or images."""
+        return self.amount * _SECONDS[self.unit] if self.unit in _SECONDS else None
+
+
+def parse_duration(value: Any) -> Duration:
+    """A Duration from its text. Raises ValueError naming the form."""
+    if isinstance(value, Duration):
+        return value
+    match = _FORM.fullmatch(value) if isinstance(value, str) else None
+    if not match or match[2] not in _UNITS:
+        raise ValueError('a duration: a number and a unit, such as "20 steps", "500 kimg" or "15 min"')
+    if float(match[1]) == 0:
+        raise ValueError('a duration longer than nothing, such as "1 steps"')
+    return Duration(float(match[1]), _UNITS[match[2]])
+
+
+def _parse_progress(value: Any) -> Duration:
+    duration = parse_duration(value)
+    if duration.seconds is not None:
+        raise ValueError('a duration in steps or kimg, such as "20 steps" or "500 kimg"')
+    if duration.unit == "steps" and duration.amount != int(duration.amount):
+        raise ValueError("a whole number of steps")
+    return duration
+
+
+_as_text = PlainSerializer(str)
+_schema = WithJsonSchema({"type": "string"})
+Progress = Annotated[Duration, BeforeValidator(_parse_progress), _as_text, _schema]
+"""A duration that does not depend on the clock: steps or kimg."""
+AnyDuration = Annotated[Duration, BeforeValidator(parse_duration), _as_text, _schema]
+"""A duration in steps, kimg, or wall-clock time."""

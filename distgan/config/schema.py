@@ -1,0 +1,307 @@
+"""Every key of a config with its default; a field's docstring is its help."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Union
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from distgan.config.duration import AnyDuration, Duration, Progress
+
+
+class Section(BaseModel):
+    """A part of a config: unknown keys are refused, values are never converted, nothing changes afterwards."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+def _two(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Betas = Annotated[tuple[Fraction, Fraction], BeforeValidator(_two)]
+Norm = Literal["none", "batch", "layer", "instance", "group"]
+
+
+class Data(Section):
+    """The pictures: sharded tars that `distgan prepare` wrote, or any plain webdataset tars."""
+
+    shards: Union[str, list[str]]
+    """Folder, tar, glob, brace pattern (`dir/x-{00000..00007}.tar`), or a list of these."""
+    resolution: Annotated[int, Field(ge=16, le=1024)]
+    """Height and width of the pictures in the shards, pixels."""
+    channels: Literal[1, 3] = 3
+    """1 (greyscale) or 3 (RGB)."""
+    classes: Annotated[int, Field(ge=0)] = 0
+    """0 trains without labels; the number of classes of the shards trains conditionally on the label."""
+    flip: bool = False
+    """Mirror each picture left to right with probability one half."""
+    threads: Count = 2
+    """Threads of each process that read and decode pictures."""
+
+
+class Train(Section):
+    """How long, with what batch, in which precision."""
+
+    length: Progress
+    """Length of the whole run: `"20 steps"`, or `"500 kimg"` (thousand real images shown to the critic)."""
+    batch_size: Count = 64
+    """Images of one update over ALL processes (m in WGAN-GP algorithm 1)."""
+    micro_batch: Union[Count, None] = None
+    """Most images of one forward on one process; gradients are accumulated over the rest. Unset: no limit."""
+    critic_steps: Count = 5
+    """Critic updates for each generator update (n_critic). One step is that many and one generator update."""
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    """Arithmetic of the forwards: fp32, bf16, fp16 (CUDA only), or fp64 (slow; for checking equality)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where there is any; cpu; cuda, which refuses to start on a machine without it."""
+    compile: Union[bool, Literal["auto"]] = "auto"
+    """Compile the objectives, double backward included; auto: on with CUDA."""
+    ema_kimg: NotNegative = 10.0
+    """Half-life of the average over the generator's weights, kimg; 0 turns the average off."""
+    ema_rampup: NotNegative = 0.05
+    """The half-life is at most this share of the images seen so far (StyleGAN2-ADA); 0: no ramp-up."""
+
+
+class Objective(Section):
+    """What the two networks minimise."""
+
+    loss: Literal["wasserstein", "nonsaturating", "minimax", "hinge", "relativistic"] = "wasserstein"
+    """wasserstein (WGAN), nonsaturating and minimax (GAN), hinge, relativistic (pairing, as in R3GAN)."""
+    penalty: Literal["gp", "lp", "r1", "r2", "r1r2", "clip", "none"] = "gp"
+    """gp (two-sided, WGAN-GP eq. 3), lp (one-sided), r1 (at reals), r2 (at fakes), r1r2, clip (WGAN), none."""
+    weight: NotNegative = 10.0
+    """Weight of the penalty: lambda of WGAN-GP, gamma of R1."""
+    target: NotNegative = 1.0
+    """Gradient norm that gp and lp ask for."""
+    every: Count = 1
+    """Penalise every n-th critic update only, with n times the weight (lazy regularisation, StyleGAN2)."""
+    drift: NotNegative = 0.0
+    """Weight of E[D(real)^2], which holds the scores near zero (Progressive GAN uses 0.001)."""
+    clip: Positive = 0.01
+    """With penalty clip: critic weights are clamped to [-clip, clip] after each update (c of WGAN)."""
+
+
+class Schedule(Section):
+    lr: Positive = 1e-4
+    """Learning rate (alpha) at the start."""
+    decay: Literal["none", "linear", "cosine"] = "none"
+    """How the learning rate falls to zero at train.length."""
+    decay_start: Fraction = 0.0
+    """Share of train.length after which it begins to fall."""
+
+
+class Adam(Schedule):
+    """Kingma and Ba 2015."""
+
+    name: Literal["adam"] = "adam"
+    """The optimiser."""
+    betas: Betas = (0.0, 0.9)
+    """Decay rates of the two moments (WGAN-GP: 0, 0.9; DCGAN: 0.5, 0.999)."""
+    eps: Positive = 1e-8
+    """Added to the denominator."""
+
+
+class RmsProp(Schedule):
+    """Hinton's RMSprop, the optimiser of the WGAN paper (there with lr 5e-5)."""
+
+    name: Literal["rmsprop"]
+    """The optimiser."""
+    alpha: Fraction = 0.99
+    """Decay rate of the second moment."""
+    eps: Positive = 1e-8
+    """Added to the denominator."""
+
+
+def _adam_unless_named(value: object) -> object:
+    return {"name": "adam", **value} if isinstance(value, dict) else value
+
+
+Optimizer = Annotated[Union[Adam, RmsProp], Field(discriminator="name"), BeforeValidator(_adam_unless_named)]
+
+
+class Network(Section):
+    optimizer: Optimizer = Adam()
+    """The optimiser of this network."""
+
+    def resolutions(self) -> list[int] | None:
+        """The resolutions that the family is defined for, or None for any."""
+        return None
+
+
+class _Dcgan(Network):
+    def resolutions(self) -> list[int] | None:
+        return sorted(base * 2**k for base in (4, 7) for k in range(1, 7) if 16 <= base * 2**k <= 256)
+
+
+class _Resnet(Network):
+    def resolutions(self) -> list[int] | None:
+        return [32, 64, 128]
+
+
+class MlpGenerator(Network):
+    """Fully connected generator (WGAN's and WGAN-GP's)."""
+
+    name: Literal["mlp"]
+    """The network family."""
+    latent: Count = 128
+    """Dimension of the standard normal latent z."""
+    width: Count = 512
+    """Units of a hidden layer."""
+    depth: Count = 3
+    """Hidden layers."""
+    norm: Literal["none", "batch", "layer"] = "none"
+    """Normalisation after each hidden layer."""
+
+
+class MlpCritic(Network):
+    """Fully connected critic."""
+
+    name: Literal["mlp"]
+    """The network family."""
+    width: Count = 512
+    """Units of a hidden layer."""
+    depth: Count = 3
+    """Hidden layers."""
+    norm: Literal["none", "batch", "layer"] = "none"
+    """Normalisation of hidden layers; batch only without a gradient penalty."""
+    dropout: Fraction = 0.0
+    """Share of the hidden units set to zero."""
+
+
+class DcganGenerator(_Dcgan):
+    """Convolutional generator (Radford et al. 2016)."""
+
+    name: Literal["dcgan"]
+    """The network family."""
+    latent: Count = 128
+    """Dimension of the standard normal latent z."""
+    width: Count = 64
+    """Channels before the last layer; they double with each halving of the resolution, to 8 times at most."""
+    norm: Norm = "batch"
+    """Normalisation; batch uses the statistics of the global batch."""
+    upsample: Literal["transposed", "nearest"] = "transposed"
+    """Transposed convolutions, or nearest-neighbour upsampling followed by a convolution."""
+
+
+class DcganCritic(_Dcgan):
+    """Convolutional critic (Radford et al. 2016)."""
+
+    name: Literal["dcgan"]
+    """The network family."""
+    width: Count = 64
+    """Channels after the first layer; they double with each halving of the resolution, to 8 times at most."""
+    norm: Norm = "none"
+    """Normalisation; batch only without a gradient penalty."""
+    dropout: Fraction = 0.0
+    """Share of the activations set to zero."""
+
+
+class ResnetGenerator(_Resnet):
+    """Residual generator of WGAN-GP's appendix."""
+
+    name: Literal["resnet"]
+    """The network family."""
+    latent: Count = 128
+    """Dimension of the standard normal latent z."""
+    width: Count = 128
+    """Channels: of all blocks at 32 px; the base width that larger resolutions multiply."""
+    norm: Norm = "batch"
+    """Normalisation; batch uses the statistics of the global batch."""
+
+
+class ResnetCritic(_Resnet):
+    """Residual critic of WGAN-GP's appendix, its mean pools folded into the convolutions."""
+
+    name: Literal["resnet"]
+    """The network family."""
+    width: Count = 128
+    """Channels: of all blocks at 32 px; the base width that larger resolutions multiply."""
+    norm: Norm = "none"
+    """Normalisation; batch only without a gradient penalty."""
+
+
+Generator = Annotated[Union[MlpGenerator, DcganGenerator, ResnetGenerator], Field(discriminator="name")]
+Critic = Annotated[Union[MlpCritic, DcganCritic, ResnetCritic], Field(discriminator="name")]
+
+
+class Checkpoint(Section):
+    """When weights and state are written."""
+
+    every: AnyDuration = Duration(1000, "steps")
+    """Between two checkpoints: steps, kimg, or wall-clock time (`"15 min"`). The last step always has one."""
+    keep: Count = 3
+    """Newest checkpoints that are kept."""
+
+
+class Samples(Section):
+    """Pictures of the same latents all along the run."""
+
+    every: Progress = Duration(500, "steps")
+    """Between two sample grids."""
+    count: Count = 64
+    """Pictures in a grid."""
+
+
+def _tag(value: str) -> str:
+    if not value.strip():
+        raise ValueError("a tag that is not empty")
+    return value
+
+
+class Wandb(Section):
+    """Weights & Biases; needs no account while mode is off or offline."""
+
+    mode: Literal["off", "offline", "online"] = "off"
+    """off, offline (files under run_dir/wandb, for `wandb sync`), or online."""
+    project: str = "distgan"
+    """Project that receives the run."""
+    entity: Union[str, None] = None
+    """Account or team; unset: the account's default."""
+    group: Union[str, None] = None
+    """Group of runs, e.g. the seeds of one experiment."""
+    name: Union[str, None] = None
+    """Name of the run; unset: the name of run_dir."""
+    tags: list[Annotated[str, AfterValidator(_tag)]] = []
+    """Tags of the run."""
+
+
+class Tracking(Section):
+    """What is written of the losses, and where."""
+
+    every: Progress = Duration(50, "steps")
+    """Between two lines of metrics.jsonl; each is the mean since the one before."""
+    wandb: Wandb = Wandb()
+    """Weights & Biases."""
+
+
+class Config(Section):
+    """A run."""
+
+    run_dir: str
+    """Folder that receives everything; starting again with the same one resumes."""
+    seed: int = 0
+    """Seed of every draw: latents, interpolation, order of the data, initial weights."""
+    data: Data
+    train: Train
+    objective: Objective = Objective()
+    generator: Generator
+    critic: Critic
+    checkpoint: Checkpoint = Checkpoint()
+    samples: Samples = Samples()
+    tracking: Tracking = Tracking()
+
+    @property
+    def images_per_step(self) -> int:
+        """Real images shown to the critic in one step."""
+        return self.train.batch_size * self.train.critic_steps
+
+    @property
+    def total_steps(self) -> int:
+        return self.train.length.steps(self.images_per_step)

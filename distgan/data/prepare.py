@@ -1,0 +1,308 @@
+"""`distgan prepare`: pictures of any source to shards with an index, by several processes.
+
+A prepare that was stopped, even killed, goes on when the same command is run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import inspect
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distgan.data.index import read_index
+from distgan.data.pictures import Recipe, Rendered
+from distgan.data.pool import default_workers, rendered_chunks
+from distgan.data.progress import Progress
+from distgan.data.scan import SAMPLE, scan_tar
+from distgan.data.shapes import GROUNDS
+from distgan.data.shards import (
+    DEFAULT_SHARD_SIZE,
+    Journal,
+    ShardRecord,
+    ShardWriter,
+    Slot,
+    disk_errors,
+    holds_shards,
+    locked,
+    new_file,
+    plan_slots,
+    remove_parts,
+    remove_shards,
+    write_index,
+)
+from distgan.data.sources import SOURCES, Request, Source, open_source
+from distgan.data.summary import Summary
+from distgan.errors import ConfigError, DataError, UserError
+
+LARGEST_RESOLUTION = 4096
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived: like KeyboardInterrupt, it must pass every `except Exception`."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that decides the bytes of the shards, and where they go."""
+
+    source_name: str
+    source: Source
+    recipe: Recipe
+    slots: list[Slot]
+    out: Path
+    plan: str
+
+    @property
+    def count(self) -> int:
+        return self.slots[-1].stop
+
+
+def prepare(
+    source: str,
+    input: str | Path | None,
+    out: str | Path,
+    *,
+    resolution: int | None = None,
+    channels: int | None = None,
+    shard_size: int = DEFAULT_SHARD_SIZE,
+    workers: int | None = None,
+    strict: bool = False,
+    download: bool = False,
+    overwrite: bool = False,
+    count: int | None = None,
+    seed: int = 0,
+    background: str = "dark",
+    max_pictures: int | None = None,
+) -> Summary:
+    """Writes the pictures of a source as shards of square PNGs into the folder `out`.
+
+    `source` is a key of `SOURCES`, `resolution` pixels a side, `channels` 1 or 3 (both by default the
+    source's own), `shard_size` the most samples of a shard, `workers` processes (default: one a core;
+    1 works in this process). `count`, `seed` and `background` are for `shapes` alone.
+    The bytes written depend on neither `workers` nor on how often the work was interrupted.
+
+    Raises `ConfigError` for arguments that make no sense, `DataError` for an input that cannot be read or
+    an `out` that holds other shards, `UserError` where the disk fails or, with `strict`, at the first
+    picture that cannot be read.
+    """
+    started = time.monotonic()
+    _check_numbers(
+        resolution=resolution, shard_size=shard_size, workers=workers, count=count, max=max_pictures
+    )
+    recipe = _recipe(source, resolution, channels)
+    _check_drawing(source, count, background)
+    path = None if input is None else Path(input).expanduser()
+    request = Request(path, recipe.resolution, recipe.channels, count, seed, background)
+    opened = open_source(source, request, download)
+    job = _plan(source, opened, recipe, Path(out).expanduser(), shard_size, max_pictures)
+    with disk_errors(job.out):
+        job.out.mkdir(parents=True, exist_ok=True)
+        with locked(job.out):
+            return _into_folder(job, workers or default_workers(), strict, overwrite, started)
+
+
+def _check_numbers(**numbers: int | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
+
+
+def _recipe(source: str, resolution: int | None, channels: int | None) -> Recipe:
+    """What the pictures become; what the user leaves open is the source's own."""
+    if source not in SOURCES:
+        raise ConfigError(f"{source}: no such source; known are {', '.join(SOURCES)}")
+    if resolution is None and SOURCES[source].resolution is None:
+        raise ConfigError(f"{source}: --resolution is needed, in pixels, for example --resolution 64")
+    if channels not in (None, 1, 3):
+        raise ConfigError(f"--channels {channels}: 1 (grey) or 3 (colour) are possible")
+    if resolution is not None and resolution > LARGEST_RESOLUTION:
+        raise ConfigError(f"--resolution {resolution}: at most {LARGEST_RESOLUTION} pixels a side")
+    form = SOURCES[source]
+    side = resolution or form.resolution
+    return Recipe(side, channels or form.channels, pad=side == form.pads_to)
+
+
+def _check_drawing(source: str, count: int | None, background: str) -> None:
+    if count is not None and source != "shapes":
+        raise ConfigError(
+            f"--count {count}: only for shapes; --max {count} takes the first pictures of {source}"
+        )
+    if background not in GROUNDS:
+        raise ConfigError(f"--background {background}: {' or '.join(GROUNDS)} are possible")
+
+
+def _plan(name: str, source: Source, recipe: Recipe, out: Path, shard_size: int, limit: int | None) -> Job:
+    count = min(len(source.items), limit or len(source.items))
+    if not count:
+        raise DataError(f"{name}: the input holds no pictures")
+    slots = plan_slots(name, count, shard_size)
+    facts = [name, source.fingerprint, source.classes, repr(recipe), count, [s.stop for s in slots]]
+    plan = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return Job(name, source, recipe, slots, out, plan)
+
+
+def _into_folder(job: Job, workers: int, strict: bool, overwrite: bool, started: float) -> Summary:
+    journal = Journal(job.out, job.plan)
+    index = None if overwrite else read_index(job.out)
+    if index is not None and index.get("plan") == job.plan:
+        journal.remove()  # a kill may have struck between the index and this
+        _fail_on_skipped(strict, index.get("skipped", ()))
+        return Summary.of_finished(job.out, index, time.monotonic() - started)
+    _take_up(journal, overwrite)
+    kept = len(journal.done)
+    _fail_on_skipped(strict, [skip for record in journal.done.values() for skip in record.skipped])
+    rows = _write_shards(job, journal, workers, strict)
+    records = {slot.name: journal.done[slot.name] for slot in job.slots}
+    _write_index(job, records, rows)
+    journal.remove()
+    return Summary.of_records(job, records, kept, time.monotonic() - started)
+
+
+def _take_up(journal: Journal, overwrite: bool) -> None:
+    """Makes the folder ready: an earlier start of the same plan goes on, all else must be overwritten."""
+    folder = journal.file.parent
+    if not journal.load():
+        if holds_shards(folder) and not overwrite:
+            raise DataError(
+                f"{folder}: holds shards made with other arguments or from another input; "
+                "give another --out, or --overwrite"
+            )
+        remove_shards(folder)
+    remove_parts(folder)
+    journal.keep_sound()
+    journal.save()
+
+
+def _write_shards(job: Job, journal: Journal, workers: int, strict: bool) -> dict[str, np.ndarray]:
+    """Writes the shards that are not there yet. Returns the rows of those it wrote."""
+    todo = [slot for slot in job.slots if slot.name not in journal.done]
+    rows = {}
+    left = sum(slot.stop - slot.start for slot in todo)
+    with Progress(job.source_name, job.count, before=job.count - left) as progress:
+        with rendered_chunks(job.source.items, todo, job.recipe, workers) as chunks:
+            for slot in todo:
+                record, rows[slot.name] = _write_shard(job, slot, chunks, strict, progress)
+                journal.add(slot.name, record)
+    return rows
+
+
+def _write_shard(
+    job: Job, slot: Slot, chunks: Iterator[list[Rendered]], strict: bool, progress: Progress
+) -> tuple[ShardRecord, np.ndarray]:
+    path = job.out / slot.name
+    with new_file(path) as file:
+        writer = ShardWriter(file)
+        number = slot.start
+        while number < slot.stop:
+            chunk = next(chunks)
+            for rendered in chunk:
+                _report(rendered, strict, progress)
+                writer.add(number, rendered)
+                number += 1
+            progress.advance(len(chunk))
+        record, rows = writer.finish()
+    if not record.samples:  # every picture of it was skipped: an empty tar would only trip its readers
+        path.unlink()
+    return record, rows
+
+
+def _fail_on_skipped(strict: bool, skipped: Sequence[tuple[str, str]]) -> None:
+    if strict and skipped:
+        name, reason = skipped[0]
+        raise UserError(f"{name}: cannot be read ({reason}); mend or remove it, or leave out --strict")
+
+
+def _report(rendered: Rendered, strict: bool, progress: Progress) -> None:
+    if rendered.png is not None:
+        return
+    _fail_on_skipped(strict, [(rendered.name, rendered.reason)])
+    progress.say(f"skipped {rendered.name}: {rendered.reason}")
+
+
+def _write_index(job: Job, records: dict[str, ShardRecord], rows: dict[str, np.ndarray]) -> None:
+    shards = {name: record for name, record in records.items() if record.samples}
+    if not shards:
+        raise DataError(f"{job.source_name}: none of {job.count} pictures can be read; look at the input")
+    parts = [rows[name] if name in rows else scan_tar(job.out / name) for name in shards]
+    for number, part in enumerate(parts):
+        part["shard"] = number
+    samples = np.concatenate(parts).astype(SAMPLE)
+    head = {
+        "source": job.source_name,
+        "count": len(samples),
+        "resolution": job.recipe.resolution,
+        "channels": job.recipe.channels,
+        "classes": list(job.source.classes),
+        "plan": job.plan,
+        "skipped": [skip for record in records.values() for skip in record.skipped],
+    }
+    write_index(job.out, head, shards, samples)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `distgan prepare`."""
+    add = parser.add_argument
+    add("source", choices=list(SOURCES), metavar="SOURCE", help=f"one of {', '.join(SOURCES)}")
+    add("input", nargs="?", metavar="INPUT", help="folder, zip or file of the pictures (none for shapes)")
+    add("--out", required=True, metavar="DIR", help="folder that receives the shards")
+    add("--resolution", type=int, metavar="N", help="pixels a side (default: the source's own)")
+    add("--channels", type=int, choices=(1, 3), help="1 grey, 3 colour (default: the source's own)")
+    add(
+        "--shard-size",
+        type=int,
+        default=DEFAULT_SHARD_SIZE,
+        metavar="N",
+        help="most pictures a shard (%(default)s)",
+    )
+    add("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    add("--max", type=int, dest="max_pictures", metavar="N", help="only the first N pictures")
+    add("--strict", action="store_true", help="fail at the first picture that cannot be read")
+    add("--download", action="store_true", help="fetch mnist, cifar10 or celeba into INPUT first")
+    add("--overwrite", action="store_true", help="replace the shards that are in DIR")
+    add("--count", type=int, metavar="N", help="shapes: how many to draw (8000)")
+    add("--seed", type=int, default=0, metavar="N", help="shapes: seed of the drawings (%(default)s)")
+    add("--background", choices=list(GROUNDS), default="dark", help="shapes: the plain ground (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `distgan prepare` from parsed arguments. Returns 0, 1, 2, 130 (Ctrl-C) or 143 (SIGTERM)."""
+    names = set(inspect.signature(prepare).parameters)
+    try:
+        with _terminable():
+            summary = prepare(**{name: getattr(args, name) for name in names})
+    except UserError as error:
+        print(f"distgan prepare: {error}", file=sys.stderr)
+        return error.exit_status
+    except (KeyboardInterrupt, Terminated) as stop:
+        print("distgan prepare: stopped; run the same command again, it goes on", file=sys.stderr)
+        return 143 if isinstance(stop, Terminated) else 130
+    print(summary.text())
+    return 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Makes SIGTERM an exception while the work runs, so that half-written files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum, frame):
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,97 @@
+"""What a prepare has done, and the lines of config that use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+NAMED = 5  # skipped pictures that the summary names
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The result of `prepare`: counts are pictures, `bytes` those of the tars, `seconds` of this call.
+
+    `skipped` holds (name, reason); `kept` counts shards that an earlier, interrupted start had finished;
+    `finished_before` says that there was nothing to do (`upscaled` is then not known).
+    """
+
+    out: Path
+    resolution: int
+    channels: int
+    classes: tuple[str, ...]
+    written: int
+    shards: int
+    bytes: int
+    skipped: tuple[tuple[str, str], ...] = ()
+    upscaled: int = 0
+    kept: int = 0
+    seconds: float = 0.0
+    finished_before: bool = False
+
+    @classmethod
+    def of_finished(cls, out: Path, index: dict, seconds: float) -> Summary:
+        size = sum(shard["bytes"] for shard in index["shards"])
+        facts = (
+            index["resolution"],
+            index["channels"],
+            tuple(index["classes"]),
+            index["count"],
+            len(index["shards"]),
+        )
+        skipped = tuple((name, reason) for name, reason in index.get("skipped", ()))
+        return cls(out, *facts, size, skipped, seconds=seconds, finished_before=True)
+
+    @classmethod
+    def of_records(cls, job, records: dict, kept: int, seconds: float) -> Summary:
+        full = [record for record in records.values() if record.samples]
+        return cls(
+            job.out,
+            job.recipe.resolution,
+            job.recipe.channels,
+            job.source.classes,
+            written=sum(record.samples for record in full),
+            shards=len(full),
+            bytes=sum(record.bytes for record in full),
+            skipped=tuple(skip for record in records.values() for skip in record.skipped),
+            upscaled=sum(record.upscaled for record in full),
+            kept=kept,
+            seconds=seconds,
+        )
+
+    def text(self) -> str:
+        """The summary as lines for a person, with the config to paste at the end."""
+        lines = [self._headline()]
+        if self.kept:
+            lines.append(f"{self.kept} shards were there from an earlier start and kept")
+        if self.skipped:
+            lines.append(f"skipped {len(self.skipped)} pictures that cannot be read:")
+            lines += [f"  {name}: {reason}" for name, reason in self.skipped[:NAMED]]
+            lines += [f"  ... and {len(self.skipped) - NAMED} more"] if len(self.skipped) > NAMED else []
+        if self.upscaled:
+            size = f"{self.resolution} pixels"
+            lines.append(f"warning: {self.upscaled} pictures are smaller than {size} and were enlarged")
+        lines.append(f"classes: {self._class_names()}")
+        return "\n".join(lines + ["for the config:", *self._config()])
+
+    def _headline(self) -> str:
+        size = f"{self.written} pictures in {self.shards} shards, {self.bytes / 1e6:.1f} MB, in {self.out}"
+        if self.finished_before:
+            return f"nothing to do: already prepared with these arguments ({size})"
+        return f"prepared {size}, {self.seconds:.1f} s"
+
+    def _class_names(self) -> str:
+        if not self.classes:
+            return "none"
+        shown = ", ".join(name if name.isprintable() else ascii(name) for name in self.classes[:20])
+        return f"{len(self.classes)} ({shown}{', ...' if len(self.classes) > 20 else ''})"
+
+    def _config(self) -> list[str]:
+        classes = f"  # or {len(self.classes)}, conditional" if self.classes else ""
+        return [
+            "data:",
+            f"  shards: {self.out.resolve()}",
+            f"  resolution: {self.resolution}",
+            f"  channels: {self.channels}",
+            f"  classes: 0{classes}",
+        ]

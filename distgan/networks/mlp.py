@@ -1,0 +1,91 @@
+"""Fully connected networks, for any resolution.
+
+The MLP of WGAN (Arjovsky et al. 2017) and WGAN-GP has four layers with 512 units and ReLU: `width=512,
+depth=3` hidden layers and the output layer. The critic here has LeakyReLU(0.2), as DCGAN's, where theirs has
+ReLU.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from distgan.networks import initialisation
+from distgan.networks.activations import LeakyReLU, ReLU
+from distgan.networks.choices import require
+from distgan.networks.conditioning import LatentInput, Score
+from distgan.networks.dropout import KeyedDropout
+from distgan.networks.norms import FLAT_NORMS, build_norm, normalise
+
+
+class MLPGenerator(nn.Module):
+    """[N, latent] to [N, C, R, R] in [-1, 1]: `depth` times (linear to `width`, norm, ReLU), linear, tanh.
+
+    Raises ConfigError for an unknown norm, ValueError for labels that are missing or unwanted.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        channels: int,
+        classes: int = 0,
+        latent: int = 128,
+        width: int = 512,
+        depth: int = 3,
+        norm: str = "none",
+    ) -> None:
+        super().__init__()
+        require("generator.norm", norm, FLAT_NORMS, within="generator.name mlp")
+        self.latent, self.resolution = latent, resolution
+        self.input = LatentInput(latent, classes, concatenate=norm == "none")
+        widths = [self.input.features] + [width] * depth
+        self.hidden = nn.ModuleList(nn.Linear(a, b, bias=norm == "none") for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(build_norm(norm, width, classes) for _ in range(depth))
+        self.activation = ReLU()
+        self.output = nn.Linear(widths[-1], channels * resolution**2)
+        initialisation.mlp(self)
+
+    def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        x = self.input(latent, labels)
+        for linear, norm in zip(self.hidden, self.norms, strict=True):
+            x = self.activation(normalise(norm, linear(x), labels))
+        images = self.output(x).tanh()
+        return rearrange(images, "n (c h w) -> n c h w", h=self.resolution, w=self.resolution)
+
+
+class MLPCritic(nn.Module):
+    """Images [N, C, R, R] to scores [N]: `depth` times (linear to `width`, norm, LeakyReLU, dropout), linear.
+
+    `keys` [N] are the image keys of the dropout. Raises ConfigError for an unknown norm, ValueError for
+    labels or keys that are missing or unwanted.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        channels: int,
+        classes: int = 0,
+        width: int = 512,
+        depth: int = 3,
+        norm: str = "none",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        require("critic.norm", norm, FLAT_NORMS, within="critic.name mlp")
+        widths = [channels * resolution**2] + [width] * depth
+        self.hidden = nn.ModuleList(nn.Linear(a, b, bias=norm == "none") for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(build_norm(norm, width) for _ in range(depth))
+        self.activation = LeakyReLU()
+        self.dropouts = nn.ModuleList(KeyedDropout(dropout, f"dropout {i}") for i in range(depth))
+        self.score = Score(widths[-1], classes)
+        initialisation.mlp(self)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
+        x = rearrange(images, "n c h w -> n (c h w)")
+        for linear, norm, dropout in zip(self.hidden, self.norms, self.dropouts, strict=True):
+            x = dropout(self.activation(norm(linear(x))), keys)
+        return self.score(x, labels)

@@ -1,0 +1,46 @@
+"""Things done now and then, and the clock that some of them go by."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from distgan.config import Duration
+
+
+@dataclass(frozen=True)
+class Periodic:
+    """An action every so many steps, or by the clock (`steps` is None)."""
+
+    steps: int | None
+    action: Callable[[], None]
+
+    @classmethod
+    def of(cls, every: Duration, images_per_step: int, action: Callable[[], None]) -> Periodic:
+        return cls(None if every.seconds is not None else every.steps(images_per_step), action)
+
+    @property
+    def by_time(self) -> bool:
+        return self.steps is None
+
+    def is_due(self, step: int) -> bool:
+        """Whether the steps say so after `step` steps."""
+        return self.steps is not None and step % self.steps == 0
+
+
+class Clock:
+    """Training time over all starts of a run, and since the last checkpoint."""
+
+    def __init__(self, before: float) -> None:
+        self._before, self._start = before, time.monotonic()
+        self._saved = self._start
+
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    def since_save(self) -> float:
+        return time.monotonic() - self._saved
+
+    def saved(self) -> None:
+        self._saved = time.monotonic()

@@ -1,0 +1,138 @@
+"""What the main process leaves in the run folder while it trains. On other processes it does nothing."""
+
+from __future__ import annotations
+
+import sys
+from functools import wraps
+
+import torch
+from torch import Tensor, nn
+
+from distgan import randomness
+from distgan.checkpoint import Progress
+from distgan.config import Config, dump_config
+from distgan.data.index import ShardSet
+from distgan.data.stream import Order, Pictures
+from distgan.environment import record_start
+from distgan.errors import UserError
+from distgan.run_folder import RunFolder, write_atomically
+from distgan.tracking import pictures
+from distgan.tracking.curves import save_curves
+from distgan.tracking.meter import DATA_WAIT, THROUGHPUT
+from distgan.tracking.terminal import Terminal
+from distgan.tracking.tracker import JsonLines, Tracker
+
+
+def _main_only(method):
+    """The method, on the main process; a full disk is one clear line."""
+
+    @wraps(method)
+    def call(self: Recorder, *args):
+        if not self.is_main:
+            return
+        try:
+            method(self, *args)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or self.folder.path}: cannot be written: {error.strerror}; make room and start again "
+                "to resume"
+            ) from None
+
+    return call
+
+
+class Recorder:
+    """Lines, sample grids, curves and the status of a run."""
+
+    def __init__(self, config: Config, folder: RunFolder, progress: Progress, is_main: bool, summary: str) -> None:
+        self.config, self.folder, self.is_main = config, folder, is_main
+        self._progress, self._summary = progress, summary
+        self._tracker: Tracker | None = None
+        self._last = (progress.images, progress.seconds, 0.0)
+
+    @_main_only
+    def start(self, generator: nn.Module, shards: ShardSet) -> None:
+        """Writes config, environment and the pictures of before the first step; opens what receives metrics."""
+        print(self._summary, file=sys.stderr, flush=True)
+        write_atomically(self.folder.config, dump_config(self.config))
+        record_start(self.folder.environment, self._progress.step, int(self._summary.split()[1]))
+        write_atomically(self.folder.status, "running\n")
+        step = self._progress.step
+        sinks = [JsonLines(self.folder, step), Terminal(step, self.config.total_steps)]
+        if self.config.tracking.wandb.mode != "off":
+            from distgan.tracking.weights_and_biases import WandbSink, new_run_id
+
+            self._progress.wandb_id = self._progress.wandb_id or new_run_id()
+            sinks.append(WandbSink(self.config, self.folder, self._progress.wandb_id, step))
+        self._tracker = Tracker(sinks)
+        for later in self.folder.samples.glob("[0-9]*.png"):
+            if int(later.stem) > step:
+                later.unlink()
+        if step == 0:
+            self._save_reals(shards)
+            self.sample(0, generator)
+
+    @_main_only
+    def line(self, progress: Progress, metrics: dict[str, float], waited: float) -> None:
+        """One line of metrics; `waited`: seconds that this start has waited for data."""
+        images, seconds, waited_before = self._last
+        self._last = (progress.images, progress.seconds, waited)
+        elapsed = max(progress.seconds - seconds, 1e-9)
+        self._tracker.metrics(
+            {
+                "step": progress.step,
+                "kimg": progress.images / 1000,
+                "seconds": round(progress.seconds, 3),
+                **metrics,
+                THROUGHPUT: (progress.images - images) / elapsed,
+                DATA_WAIT: (waited - waited_before) / elapsed,
+            }
+        )
+
+    @_main_only
+    def sample(self, step: int, generator: nn.Module) -> None:
+        """The grid of the fixed latents."""
+        path = self.folder.sample(step)
+        pictures.save(sample_grid(generator, self.config), path)
+        self._tracker.picture("samples", path, step)
+
+    @_main_only
+    def close(self, status: str) -> None:
+        """Curves, animation and status; `status`: finished, preempted or failed."""
+        write_atomically(self.folder.status, status + "\n")
+        if self._tracker is not None:
+            self._tracker.close(status)
+        save_curves(self.folder.metrics, self.folder.curves)
+        pictures.save_evolution(self.folder.samples, self.folder.evolution)
+
+    def _save_reals(self, shards: ShardSet) -> None:
+        data, count = self.config.data, min(self.config.samples.count, shards.count)
+        source = Pictures(shards, data.resolution, data.channels)
+        images = torch.empty(count, data.channels, data.resolution, data.resolution, dtype=torch.uint8)
+        for row, sample in enumerate(Order(shards.count, self.config.seed).samples(0, count).tolist()):
+            source.read_into(sample, images[row])
+        source.close()
+        pictures.save(pictures.grid(images / 127.5 - 1, pictures.columns(count, 0)), self.folder.reals)
+
+
+def sample_grid(generator: nn.Module, config: Config):
+    """The grid of a run's fixed latents, which are a function of the seed; with classes one row each."""
+    classes, count = config.data.classes, config.samples.count
+    per_row = pictures.columns(count, classes)
+    labels = torch.arange(classes).repeat_interleave(per_row) if classes else None
+    total = len(labels) if classes else count
+    keys = randomness.image_keys(randomness.key(config.seed, "samples"), torch.arange(total))
+    return pictures.grid(generate(generator, keys, labels), per_row)
+
+
+@torch.no_grad()
+def generate(generator: nn.Module, keys: Tensor, labels: Tensor | None, batch: int = 64) -> Tensor:
+    """Pictures [N, C, H, W] in [-1, 1] on the host, one for each image key [N]; the batch size does not matter."""
+    parameter = next(generator.parameters())
+    latent = randomness.normal(keys, "latent", (generator.latent,), parameter.dtype).to(parameter.device)
+    labels = None if labels is None else labels.to(parameter.device)
+    parts = [
+        generator(latent[i : i + batch], None if labels is None else labels[i : i + batch]).cpu()
+        for i in range(0, len(keys), batch)
+    ]
+    return torch.cat(parts)

@@ -1,0 +1,54 @@
+"""Whether a run folder's config and a new one are the same run."""
+
+from __future__ import annotations
+
+from distgan.config import Config, read_config
+from distgan.errors import ConfigError
+from distgan.run_folder import RunFolder
+
+_FREE = (
+    "run_dir",
+    "data.shards",
+    "data.threads",
+    "train.length",
+    "train.micro_batch",
+    "train.device",
+    "train.compile",
+    "checkpoint.",
+    "samples.every",
+    "tracking.",
+)
+"""Keys that do not shape what is learned, or that a person may change on purpose at any time."""
+
+
+def check_resumable(folder: RunFolder, config: Config, allow: bool) -> None:
+    """Raises ConfigError, showing the differences, when the folder holds another run."""
+    if allow or not folder.config.exists() or not any(folder.checkpoints.glob("[0-9]*")):
+        return
+    before, now = flatten(read_config(folder.config)), flatten(config)
+    changed = [
+        f"{key}: {before.get(key, '(not there)')} in the run, {now.get(key, '(not there)')} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(_FREE)
+    ]
+    if changed:
+        raise ConfigError(
+            "\n".join(
+                [f"{folder.path} holds a run of another config; use another run_dir, or --allow-config-change", *changed]
+            )
+        )
+
+
+def flatten(config: Config) -> dict[str, object]:
+    """Every value by its key path."""
+    result: dict[str, object] = {}
+
+    def walk(tree: dict, prefix: str) -> None:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                result[prefix + key] = value
+
+    walk(config.model_dump(mode="json"), "")
+    return result

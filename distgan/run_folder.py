@@ -1,0 +1,71 @@
+"""The files of a run folder: their names, and the two ways in which they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from distgan.errors import UserError
+
+
+class RunFolder:
+    """`runs/NAME`: everything that a run leaves behind. Only the main process writes in it."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.environment = self.path / "environment.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.status = self.path / "status"
+        self.samples = self.path / "samples"
+        self.evolution = self.samples / "evolution.gif"
+        self.reals = self.path / "reals.png"
+        self.curves = self.path / "curves.png"
+        self.checkpoints = self.path / "checkpoints"
+
+    def sample(self, step: int) -> Path:
+        return self.samples / f"{step:08d}.png"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"{step:08d}"
+
+    def create(self) -> None:
+        """Makes the folders. Raises UserError when that, or writing in them, is not possible."""
+        try:
+            for folder in (self.samples, self.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.write_bytes(b"x")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"run_dir {self.path}: cannot be written: {error.strerror}; choose another run_dir or make room"
+            ) from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The whole text under its final name, or the file that was there before."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror}; make room and start again to resume") from None
+
+
+def read_lines(path: Path) -> Iterator[dict]:
+    """The objects of a .jsonl file; a last line that a crash cut short is passed over."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return

@@ -1,0 +1,207 @@
+"""The processes of a run: what each has, and what they do together. Only this file talks to other processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from distgan.config import Config, process_conflicts, raise_mistakes
+from distgan.errors import ConfigError
+from distgan.networks.norms import batch_norms
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "fp64": torch.float64}
+_ACCELERATE_PRECISION = {"fp32": "no", "fp64": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+class Runtime:
+    """Device, rank and world size of this process, and the collective operations of the trainer."""
+
+    def __init__(self, config: Config) -> None:
+        check_launch()
+        cuda = torch.cuda.is_available() and config.train.device != "cpu"
+        if config.train.device == "cuda" and not cuda:
+            raise ConfigError("train.device: cuda, and torch sees no CUDA device here; use auto or cpu")
+        raise_mistakes(process_conflicts(config, launched_processes(), cuda=cuda))
+        self.accelerator = Accelerator(
+            cpu=not cuda,
+            mixed_precision=_ACCELERATE_PRECISION[config.train.precision],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=timedelta(minutes=30)),
+            ],
+        )
+        self.device = self.accelerator.device
+        self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self.is_main = self.accelerator.is_main_process
+        self.dtype = _DTYPES[config.train.precision]
+        self.compiles = config.train.compile is True or (config.train.compile == "auto" and cuda)
+        if not cuda:
+            torch.set_num_threads(cores_of_a_process(self.accelerator.num_processes))
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """The module on this process's device, in its dtype and memory format, its batch norms made global."""
+        module = module.to(device=self.device, dtype=self.dtype)
+        module = module.to(memory_format=torch.channels_last)
+        for norm in batch_norms(module):
+            norm.processes = self.world_size
+            if self.world_size > 1:
+                norm.average = average_over_processes
+        return module
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """Pictures [N, C, H, W] uint8 on the host as numbers in [-1, 1] on the device."""
+        moved = pixels.to(self.device, non_blocking=True).to(self.dtype, memory_format=torch.channels_last)
+        return moved / 127.5 - 1
+
+    def wrap(self, objective: nn.Module) -> nn.Module:
+        """The objective under DDP (with several processes) and autocast (with mixed precision), compiled if asked."""
+        if self.compiles:
+            objective.compute = compile_or_fall_back(objective.compute)
+        return self.accelerator.prepare(objective)
+
+    def prepare_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        return self.accelerator.prepare(optimizer)
+
+    def backward(self, loss: Tensor) -> None:
+        """The backward of a loss, scaled with fp16."""
+        self.accelerator.backward(loss)
+
+    def without_reduction(self, objective: nn.Module, unreduced: bool) -> contextlib.AbstractContextManager:
+        """Around forward AND backward of every micro-batch but the last: gradients stay on this process."""
+        return self.accelerator.no_sync(objective) if unreduced else contextlib.nullcontext()
+
+    def scaler(self) -> dict | None:
+        """State of the fp16 gradient scaler, or None in other precisions."""
+        return self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
+
+    def load_scaler(self, state: dict | None) -> None:
+        if state is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return self.accelerator.autocast()
+
+    def reduce(self, values: Tensor, maximum: Tensor) -> Tensor:
+        """Values [K] averaged over all processes, or their maximum where `maximum` [K] says so."""
+        if self.world_size == 1:
+            return values
+        means, maxima = values / self.world_size, values.clone()
+        dist.all_reduce(means)
+        dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
+        return torch.where(maximum, maxima, means)
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+class Vote:
+    """A few flags on which all processes agree at the same step, without stopping for each other.
+
+    The flags cast at the end of a step are all-reduced on the host (gloo) while the next one runs and are read at its
+    end, so that neither the device nor the host waits. Alone, a process need not wait for itself.
+    """
+
+    def __init__(self, world_size: int) -> None:
+        self._group = dist.new_group(backend="gloo") if world_size > 1 else None
+        self._pending: tuple[Tensor, dist.Work] | None = None
+
+    def cast(self, *flags: bool) -> list[bool]:
+        """The flags that any process had cast one call ago (alone: now)."""
+        if self._group is None:
+            return list(flags)
+        agreed = [False] * len(flags)
+        if self._pending is not None:
+            tensor, work = self._pending
+            work.wait()
+            agreed = [bool(flag) for flag in tensor.tolist()]
+        tensor = torch.tensor(flags, dtype=torch.int32)
+        self._pending = tensor, dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+        return agreed
+
+    def close(self) -> None:
+        if self._pending is not None:
+            self._pending[1].wait()
+            self._pending = None
+
+
+class _Average(torch.autograd.Function):
+    """The mean over processes; its gradient is the mean of theirs, as the loss is the mean of their losses' sum."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        return _mean(values)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _mean(gradient)
+
+
+def _mean(values: Tensor) -> Tensor:
+    result = values.contiguous().clone()
+    dist.all_reduce(result)
+    return result / dist.get_world_size()
+
+
+@torch.compiler.disable
+def average_over_processes(values: Tensor) -> Tensor:
+    """The mean of `values` over all processes, differentiable (for the statistics of a batch norm)."""
+    return _Average.apply(values)
+
+
+def compile_or_fall_back(function: Callable) -> Callable:
+    """`function` compiled; where the compiler fails, the function itself and one warning."""
+    torch._dynamo.config.optimize_ddp = False  # DDP is outside: nothing to split, and its splitter raises
+    compiled: Callable | None = torch.compile(function, dynamic=False)
+
+    def call(*args, **kwargs):
+        nonlocal compiled
+        if compiled is not None:
+            try:
+                return compiled(*args, **kwargs)
+            except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+                reason = str(error).strip().splitlines()[0]
+                warnings.warn(f"train.compile: the compiler failed, going on without it: {reason}", stacklevel=2)
+                compiled = None
+        return function(*args, **kwargs)
+
+    return call
+
+
+def launched_processes() -> int:
+    """The number of processes that the launcher says it started."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def check_launch() -> None:
+    """Raises ConfigError where the launcher was asked for several processes and silently started one."""
+    asked_for_more = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
+    if asked_for_more and "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            "accelerate launch was asked for several processes and started one, as it does on a CPU; "
+            "add --config_file launch/cpu.yaml"
+        )
+
+
+def cores_of_a_process(world_size: int) -> int:
+    """CPU cores for each process of this machine."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    return max(1, len(os.sched_getaffinity(0)) // here)
+
+
+def parameters(modules: Iterable[nn.Module]) -> int:
+    """The number of parameters of the modules."""
+    return sum(p.numel() for module in modules for p in module.parameters())

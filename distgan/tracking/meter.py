@@ -1,0 +1,80 @@
+"""Metrics gathered on the device between two lines, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+MEANS = (
+    "critic/loss",
+    "critic/wasserstein",
+    "critic/penalty",
+    "critic/grad_norm_mean",
+    "generator/loss",
+)
+"""Averaged over images, updates and processes."""
+MAXIMA = ("critic/grad_norm_max",)
+"""The largest of all images, updates and processes."""
+NAMES = MEANS + MAXIMA
+THROUGHPUT = "throughput/images_per_second"
+DATA_WAIT = "throughput/data_wait_fraction"
+
+Reduce = Callable[[Tensor, Tensor], Tensor]
+
+
+class Meter:
+    """Sums and maxima of metrics since the last line, kept on the device.
+
+    `fold` turns what this process gathered into what all did. It is called before every line and every checkpoint,
+    so that a run that was stopped at a checkpoint and one that was not add the same numbers in the same order.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.is_maximum = torch.tensor([name in MAXIMA for name in NAMES], device=device)
+        self._folded = self._empty()
+        self._local = self._empty()
+        self._present: dict[tuple[str, ...], Tensor] = {}
+
+    def _empty(self) -> Tensor:
+        """Row 0: sums, or maxima; row 1: weights."""
+        return torch.zeros(2, len(NAMES), dtype=torch.float64, device=self.is_maximum.device)
+
+    def add(self, parts: dict[str, Tensor], weight: float) -> None:
+        """Adds the metrics of a micro-batch that is `weight` of an update of this process."""
+        missing = torch.zeros((), device=self.is_maximum.device)
+        values = torch.stack([parts.get(name, missing).double() for name in NAMES])
+        sums, weights = self._local
+        sums.copy_(torch.where(self.is_maximum, torch.maximum(sums, values), sums + weight * values))
+        weights += weight * self._presence(tuple(parts))
+
+    def _presence(self, names: tuple[str, ...]) -> Tensor:
+        """1 for each metric that is among `names`; made once, since a copy to the device is slow."""
+        if names not in self._present:
+            there = [float(name in names) for name in NAMES]
+            self._present[names] = torch.tensor(there, dtype=torch.float64, device=self.is_maximum.device)
+        return self._present[names]
+
+    def fold(self, reduce: Reduce) -> None:
+        """Averages over the processes (collective: every process must call it)."""
+        sums, weights = reduce(self._local[0], self.is_maximum), self._local[1]
+        self._folded[0] = torch.where(self.is_maximum, torch.maximum(self._folded[0], sums), self._folded[0] + sums)
+        self._folded[1] += weights
+        self._local.zero_()
+
+    def take(self) -> dict[str, float]:
+        """The metrics folded so far, and a fresh start. Waits for the device."""
+        sums, weights = self._folded.tolist()
+        self._folded.zero_()
+        return {
+            name: total if name in MAXIMA else total / weight
+            for name, total, weight in zip(NAMES, sums, weights, strict=True)
+            if weight
+        }
+
+    def state(self) -> Tensor:
+        return self._folded.cpu()
+
+    def load(self, state: Tensor) -> None:
+        self._folded.copy_(state)

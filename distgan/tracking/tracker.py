@@ -1,0 +1,66 @@
+"""One interface over all that receives metrics: metrics.jsonl always, the terminal, W&B."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+from distgan.errors import UserError
+from distgan.run_folder import RunFolder, read_lines, write_atomically
+
+
+class Sink(Protocol):
+    """Receives what a run tells of itself. A sink never stops a run."""
+
+    def metrics(self, line: dict) -> None: ...
+
+    def picture(self, name: str, path: Path, step: int) -> None: ...
+
+    def close(self, status: str) -> None: ...
+
+
+class JsonLines:
+    """metrics.jsonl: one object a line, steps ascending, none twice. The record; every other sink is a view."""
+
+    def __init__(self, folder: RunFolder, step: int) -> None:
+        """Goes on after `step`: lines of later steps, which a crash left behind, are dropped."""
+        kept = [line for line in read_lines(folder.metrics) if line["step"] <= step]
+        write_atomically(folder.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115  (open for the whole run)
+        self._path = folder.metrics
+
+    def metrics(self, line: dict) -> None:
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(
+                f"{self._path}: cannot be written: {error.strerror}; make room and start again to resume"
+            ) from None
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        pass
+
+    def close(self, status: str) -> None:
+        self._file.close()
+
+
+class Tracker:
+    """Hands everything to all sinks in turn."""
+
+    def __init__(self, sinks: list[Sink]) -> None:
+        self._sinks = sinks
+
+    def metrics(self, line: dict) -> None:
+        for sink in self._sinks:
+            sink.metrics(line)
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        for sink in self._sinks:
+            sink.picture(name, path, step)
+
+    def close(self, status: str) -> None:
+        """`status`: finished, preempted or failed."""
+        for sink in self._sinks:
+            sink.close(status)

@@ -1,0 +1,99 @@
+"""Weights & Biases as a view of a run. Nothing that goes wrong with it stops the run."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import wandb
+
+from distgan.config import Config
+from distgan.run_folder import RunFolder
+
+START_SECONDS = 60
+"""How long a server may take to accept the run before it goes on without."""
+CLOSE_SECONDS = 120
+"""How long the end of a run waits for what is still to be sent."""
+
+
+def new_run_id() -> str:
+    """An id that a run keeps through all its starts."""
+    return wandb.util.generate_id()
+
+
+class WandbSink:
+    """One W&B run for a run folder, however often it is started; each step arrives once."""
+
+    def __init__(self, config: Config, folder: RunFolder, run_id: str, step: int) -> None:
+        self._step = step
+        self._run = None
+        settings = config.tracking.wandb
+        mode = settings.mode
+        if mode == "online" and not _has_key():
+            _warn("there is no API key (run `wandb login`, or set WANDB_API_KEY); writing offline instead")
+            mode = "offline"
+        self._run = self._guard(
+            lambda: wandb.init(
+                project=settings.project,
+                entity=settings.entity,
+                group=settings.group,
+                name=settings.name or folder.path.resolve().name,
+                tags=settings.tags,
+                config=config.model_dump(mode="json"),
+                dir=str(folder.path),
+                id=run_id,
+                resume="allow",
+                mode=mode,
+                settings=wandb.Settings(init_timeout=START_SECONDS, console="off", silent=True),
+            )
+        )
+        self._guard(self._define_axes)
+
+    def _define_axes(self) -> None:
+        if self._run is not None:
+            for axis in ("step", "kimg", "seconds"):
+                self._run.define_metric(axis)
+            self._run.define_metric("*", step_metric="step")
+
+    def _guard(self, call: Callable):
+        """The result of `call`; when it fails, None, one warning, and no further call."""
+        try:
+            return call()
+        except Exception as error:  # noqa: BLE001  whatever a logging service raises must not end a training run
+            _warn(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
+            self._run = None
+            return None
+
+    def metrics(self, line: dict) -> None:
+        run = self._run
+        if run is None or line["step"] <= self._step:
+            return
+        self._step = line["step"]
+        self._guard(lambda: run.log({k: v for k, v in line.items() if math.isfinite(v)}, step=line["step"]))
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        run = self._run
+        if run is not None:
+            self._guard(lambda: run.log({name: wandb.Image(str(path))}, step=step))
+
+    def close(self, status: str) -> None:
+        run = self._run
+        if run is not None:
+            self._guard(lambda: run.summary.update({"status": status}))
+            self._guard(lambda: run.finish(exit_code=0 if status == "finished" else 1))
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return bool(wandb.Api.__module__ and wandb.api.api_key)
+    except Exception:  # noqa: BLE001  an unreadable netrc is the same as no key
+        return False
+
+
+def _warn(problem: str) -> None:
+    print(f"distgan: W&B: {problem}; the run goes on, metrics.jsonl has everything", file=sys.stderr, flush=True)

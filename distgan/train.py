@@ -1,0 +1,62 @@
+"""`accelerate launch distgan/train.py --config configs/NAME.yaml [key.path=value ...]`: trains, or goes on training."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: this folder's files must not stand before the standard library's
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+
+def main() -> int:
+    """Returns 0 when the run is finished or was told to stop, 1 when it failed, 2 when it cannot be run as given."""
+    from distgan.errors import UserError
+
+    parser = argparse.ArgumentParser(
+        prog="train.py", description="Trains a GAN; started again with the same run_dir it goes on."
+    )
+    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML; later files win")
+    parser.add_argument("--allow-config-change", action="store_true", help="go on although the config has changed")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="laid on the files")
+    args = parser.parse_args()
+    try:
+        return train(args)
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0" or not error.everywhere:
+            print(f"distgan: {error}".replace("\n", "\ndistgan: "), file=sys.stderr, flush=True)
+        return error.exit_status
+
+
+def train(args: argparse.Namespace) -> int:
+    """Makes the config, checks what can be checked without torch, prepares the folder, runs."""
+    from distgan.config import load_config, process_conflicts, raise_mistakes
+    from distgan.data.index import check_against, open_shards
+    from distgan.resuming import check_resumable
+    from distgan.run_folder import RunFolder
+
+    config = load_config(args.config, args.overrides)
+    raise_mistakes(process_conflicts(config, int(os.environ.get("WORLD_SIZE", 1))))
+    folder = RunFolder(config.run_dir)
+    check_resumable(folder, config, args.allow_config_change)
+    shards = open_shards(config.data.shards)
+    check_against(shards, config.data.resolution, config.data.channels, config.data.classes)
+
+    from distgan.runtime import Runtime
+    from distgan.trainer import Trainer
+
+    runtime = Runtime(config)
+    try:
+        folder.create()
+        status = Trainer(config, runtime, shards, folder).fit()
+    finally:
+        runtime.close()
+    if runtime.is_main:
+        print(f"{status}: {folder.path}", file=sys.stderr, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

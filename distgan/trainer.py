@@ -1,0 +1,295 @@
+"""The loop: phases that update a network each, and what is done now and then beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from distgan import checkpoint, randomness
+from distgan.assembly import (
+    make_critic,
+    make_critic_objective,
+    make_generator,
+    make_generator_objective,
+    make_optimizer,
+)
+from distgan.averaging import WeightAverage
+from distgan.config import Config
+from distgan.config.schema import Schedule
+from distgan.data.index import ShardSet
+from distgan.data.stream import Stream
+from distgan.periodic import Clock, Periodic
+from distgan.recorder import Recorder
+from distgan.run_folder import RunFolder
+from distgan.runtime import Runtime, Vote, parameters
+from distgan.schedules import ema_decay, learning_rate
+from distgan.stopping import StopSignals
+from distgan.tracking.meter import Meter
+
+
+class Inputs(NamedTuple):
+    """What one update of one process works on; row i is one position of the global batch."""
+
+    real: Tensor
+    """Pictures [n, C, H, W] in [-1, 1]."""
+    labels: Tensor | None
+    """int64 [n], or None without classes."""
+    keys: Tensor
+    """Image keys int64 [n]: all that is random about an image follows from its key."""
+
+    def split(self, size: int) -> Iterator[Inputs]:
+        """Micro-batches of at most `size` images."""
+        for start in range(0, len(self.keys), size):
+            yield Inputs(*(None if part is None else part[start : start + size] for part in self))
+
+
+@dataclass
+class Phase:
+    """An update as data: whose parameters, by what objective, how often in a step."""
+
+    name: str
+    network: nn.Module
+    objective: nn.Module
+    """The whole loss as one module, under DDP."""
+    arguments: Callable[[Inputs, int], dict]
+    """What the objective is called with, from a micro-batch and the number of the update."""
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    repeats: int = 1
+    fresh_reals: bool = True
+    """Whether each update reads the next batch of the stream, or works on the one before."""
+    clip: float | None = None
+    """Parameters are clamped to [-clip, clip] after an update (WGAN algorithm 1, line 7)."""
+
+
+class Trainer:
+    """A run, from its first step or its newest checkpoint to its end."""
+
+    def __init__(self, config: Config, runtime: Runtime, shards: ShardSet, folder: RunFolder) -> None:
+        self.config, self.runtime, self.shards, self.folder = config, runtime, shards, folder
+        self.generator = runtime.place(make_generator(config)).train()
+        self.critic = runtime.place(make_critic(config)).train()
+        self.average = WeightAverage(self.generator)
+        self.phases = [self._critic_phase(), self._generator_phase()]
+        self.meter = Meter(runtime.device)
+        self.state = checkpoint.TrainState(
+            networks={
+                checkpoint.GENERATOR: self.generator,
+                checkpoint.GENERATOR_EMA: self.average.network,
+                checkpoint.CRITIC: self.critic,
+            },
+            optimizers={phase.name: phase.optimizer for phase in self.phases},
+            progress=checkpoint.Progress(),
+        )
+        local = config.train.batch_size // runtime.world_size
+        self.positions = runtime.rank * local + torch.arange(local, device=runtime.device)
+        self.micro_batch = config.train.micro_batch or local
+        self._inputs: Inputs | None = None
+
+    @property
+    def progress(self) -> checkpoint.Progress:
+        return self.state.progress
+
+    def fit(self) -> str:
+        """Trains to `train.length`, or until a signal asks to stop. Returns `finished` or `preempted`."""
+        self._resume()
+        status = "failed"
+        vote, signals, clock = Vote(self.runtime.world_size), StopSignals(), Clock(self.progress.seconds)
+        stream = self._stream()
+        self.recorder = Recorder(self.config, self.folder, self.progress, self.runtime.is_main, self._summary())
+        self.recorder.start(self.average.network, self.shards)
+        save_by_time = self.config.checkpoint.every.seconds
+        jobs = self._jobs(stream, clock)
+        try:
+            with signals:
+                while self.progress.step < self.config.total_steps:
+                    self._step(stream)
+                    due_by_time = save_by_time is not None and clock.since_save() >= save_by_time
+                    stop, save = vote.cast(signals.received, due_by_time)
+                    last = stop or self.progress.step == self.config.total_steps
+                    for job in jobs:
+                        if last or job.is_due(self.progress.step) or (save and job.by_time):
+                            job.action()
+                    if stop:
+                        break
+            status = "finished" if self.progress.step >= self.config.total_steps else "preempted"
+        finally:
+            vote.close()
+            stream.close()
+            self.recorder.close(status)
+        return status
+
+    def _jobs(self, stream: Stream, clock: Clock) -> list[Periodic]:
+        """What is done now and then, in this order: a checkpoint knows the lines before it."""
+        config = self.config
+
+        def line() -> None:
+            self.progress.seconds = clock.seconds()
+            self.meter.fold(self.runtime.reduce)
+            self.recorder.line(self.progress, self.meter.take(), stream.wait_seconds)
+
+        def sample() -> None:
+            self.recorder.sample(self.progress.step, self.average.network)
+
+        def save() -> None:
+            self.progress.seconds = clock.seconds()
+            self.meter.fold(self.runtime.reduce)
+            self._save()
+            clock.saved()
+
+        return [
+            Periodic.of(config.tracking.every, config.images_per_step, line),
+            Periodic.of(config.samples.every, config.images_per_step, sample),
+            Periodic.of(config.checkpoint.every, config.images_per_step, save),
+        ]
+
+    def _step(self, stream: Stream) -> None:
+        """`critic_steps` updates of the critic and one of the generator."""
+        done = self.progress.step / self.config.total_steps
+        for phase in self.phases:
+            self._prepare(phase, done)
+            for repeat in range(phase.repeats):
+                inputs = self._read(phase, repeat, stream)
+                self._update(phase, inputs, self.progress.step * phase.repeats + repeat)
+        self.progress.step += 1
+        self.progress.images += self.config.images_per_step
+        train = self.config.train
+        decay = ema_decay(train.ema_kimg, train.ema_rampup, self.config.images_per_step, self.progress.images)
+        self.average.update(self.generator, decay)
+
+    def _prepare(self, phase: Phase, done: float) -> None:
+        """Only the parameters of the phase's network get gradients, at the learning rate of now."""
+        for other in self.phases:
+            other.network.requires_grad_(other is phase)
+        schedule = phase.schedule
+        for group in phase.optimizer.param_groups:
+            group["lr"] = learning_rate(schedule.lr, schedule.decay, schedule.decay_start, done)
+
+    def _read(self, phase: Phase, repeat: int, stream: Stream) -> Inputs:
+        base = randomness.key(self.config.seed, phase.name, self.progress.step, repeat)
+        keys = randomness.image_keys(base, self.positions)
+        if not phase.fresh_reals:
+            return self._inputs._replace(keys=keys)
+        batch = next(stream)
+        labels = batch.labels.to(self.runtime.device, non_blocking=True) if self.config.data.classes else None
+        real = self.runtime.images(batch.pixels)
+        if self.config.data.flip:
+            mirrored = randomness.uniform(keys, "flip") < 0.5
+            real = torch.where(mirrored[:, None, None, None], real.flip(-1), real)
+        self._inputs = Inputs(real, labels, keys)
+        return self._inputs
+
+    def _update(self, phase: Phase, inputs: Inputs, update: int) -> None:
+        """One optimiser step on the mean loss of the global batch.
+
+        A micro-batch counts by its share of the images; only the last one's backward is reduced over the processes.
+        """
+        phase.optimizer.zero_grad()
+        parts = list(inputs.split(self.micro_batch))
+        for number, part in enumerate(parts, start=1):
+            share = len(part.keys) / len(inputs.keys)
+            arguments = phase.arguments(part, update)
+            with self.runtime.without_reduction(phase.objective, number < len(parts)):
+                loss, metrics = phase.objective(**arguments)
+                self.runtime.backward(loss * share)
+            self.meter.add(metrics, share)
+        phase.optimizer.step()
+        if phase.clip is not None:
+            clamp(phase.network, phase.clip)
+
+    def _latent(self, keys: Tensor) -> Tensor:
+        return randomness.normal(keys, "latent", (self.generator.latent,), self.runtime.dtype)
+
+    @torch.no_grad()
+    def _generate(self, part: Inputs) -> Tensor:
+        """Fakes for the critic, [n, C, H, W]."""
+        with self.runtime.autocast():
+            return self.generator(self._latent(part.keys), part.labels).to(self.runtime.dtype)
+
+    def _critic_phase(self) -> Phase:
+        config, every = self.config, self.config.objective.every
+
+        def arguments(part: Inputs, update: int) -> dict:
+            return {"fake": self._generate(part), **part._asdict(), "penalise": update % every == 0}
+
+        return Phase(
+            name="critic",
+            network=self.critic,
+            objective=self.runtime.wrap(make_critic_objective(config, self.critic)),
+            arguments=arguments,
+            optimizer=self.runtime.prepare_optimizer(make_optimizer(config.critic.optimizer, self.critic)),
+            schedule=config.critic.optimizer,
+            repeats=config.train.critic_steps,
+            clip=config.objective.clip if config.objective.penalty == "clip" else None,
+        )
+
+    def _generator_phase(self) -> Phase:
+        config = self.config
+
+        def arguments(part: Inputs, update: int) -> dict:
+            return {"latent": self._latent(part.keys), **part._asdict()}
+
+        return Phase(
+            name="generator",
+            network=self.generator,
+            objective=self.runtime.wrap(make_generator_objective(config, self.generator, self.critic)),
+            arguments=arguments,
+            optimizer=self.runtime.prepare_optimizer(make_optimizer(config.generator.optimizer, self.generator)),
+            schedule=config.generator.optimizer,
+            fresh_reals=False,
+        )
+
+    def _stream(self) -> Stream:
+        data, runtime = self.config.data, self.runtime
+        return Stream(
+            self.shards,
+            resolution=data.resolution,
+            channels=data.channels,
+            batch_size=self.config.train.batch_size,
+            seed=self.config.seed,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            threads=data.threads,
+            position=self.progress.images,
+            pin=runtime.device.type == "cuda",
+        )
+
+    def _resume(self) -> None:
+        newest = checkpoint.newest(self.folder.checkpoints)
+        if newest is not None:
+            extra, scaler = checkpoint.load(newest, self.state)
+            self.meter.load(extra["meter"])
+            self.runtime.load_scaler(scaler)
+        self.runtime.wait()
+
+    def _save(self) -> None:
+        if self.runtime.is_main:
+            folder = self.folder.checkpoint(self.progress.step)
+            checkpoint.save(folder, self.state, {"meter": self.meter.state()}, self.runtime.scaler())
+            checkpoint.prune(self.folder.checkpoints, self.config.checkpoint.keep)
+
+    def _summary(self) -> str:
+        runtime, config = self.runtime, self.config
+        local = len(self.positions)
+        micro = f", {self.micro_batch} at a time" if self.micro_batch < local else ""
+        return "\n".join(
+            [
+                f"processes  {runtime.world_size} on {runtime.device.type}, {config.train.precision}"
+                + (", compiled" if runtime.compiles else ""),
+                f"data       {self.shards.count} pictures in {len(self.shards.paths)} shards",
+                f"batch      {config.train.batch_size} over all processes, {local} on each{micro}",
+                f"networks   generator {parameters([self.generator]):,} and critic {parameters([self.critic]):,} weights",
+                f"run        {self.folder.path}, step {self.progress.step} to {config.total_steps}",
+            ]
+        )
+
+
+@torch.no_grad()
+def clamp(network: nn.Module, limit: float) -> None:
+    """Clamps every parameter to [-limit, limit]."""
+    torch._foreach_clamp_min_(list(network.parameters()), -limit)
+    torch._foreach_clamp_max_(list(network.parameters()), limit)
