@@ -66,7 +66,9 @@ class Runtime:
         """The objective under DDP (with several processes) and autocast (with mixed precision), compiled if asked."""
         if self.compiles:
             objective.compute = compile_or_fall_back(objective.compute)
-        return self.accelerator.prepare(objective)
+        with warnings.catch_warnings():  # newer torch names the option anew; accelerate knows only the old name
+            warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
+            return self.accelerator.prepare(objective)
 
     def prepare_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         return self.accelerator.prepare(optimizer)

@@ -21,13 +21,18 @@ def main() -> int:
     parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML; later files win")
     parser.add_argument("--allow-config-change", action="store_true", help="go on although the config has changed")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="laid on the files")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     try:
         return train(args)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0" or not error.everywhere:
             print(f"distgan: {error}".replace("\n", "\ndistgan: "), file=sys.stderr, flush=True)
         return error.exit_status
+    except RuntimeError as error:
+        if "by peer" not in str(error):  # gloo's words for a connection that the other side closed
+            raise
+        print(f"distgan: process {os.environ.get('RANK')}: another process has ended; see what it said", file=sys.stderr)
+        return 1
 
 
 def train(args: argparse.Namespace) -> int:
@@ -41,6 +46,8 @@ def train(args: argparse.Namespace) -> int:
     raise_mistakes(process_conflicts(config, int(os.environ.get("WORLD_SIZE", 1))))
     folder = RunFolder(config.run_dir)
     check_resumable(folder, config, args.allow_config_change)
+    if os.environ.get("RANK", "0") == "0":
+        folder.create()
     shards = open_shards(config.data.shards)
     check_against(shards, config.data.resolution, config.data.channels, config.data.classes)
 
@@ -49,7 +56,6 @@ def train(args: argparse.Namespace) -> int:
 
     runtime = Runtime(config)
     try:
-        folder.create()
         status = Trainer(config, runtime, shards, folder).fit()
     finally:
         runtime.close()

@@ -149,10 +149,9 @@ def square(image: Image.Image, recipe: Recipe) -> Image.Image:
         return _framed(image, side)
     edge = min(image.size)
     left, top = (image.width - edge) // 2, (image.height - edge) // 2
-    box = (left, top, left + edge, top + edge)
-    if edge == side:
-        return image.crop(box)
-    return image.resize((side, side), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    # Cropped first: resize(box=...) would let the pixels around the box into its edges.
+    image = image.crop((left, top, left + edge, top + edge))
+    return image.resize((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def encode(image: Image.Image) -> bytes:

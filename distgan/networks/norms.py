@@ -29,7 +29,7 @@ FLAT_NORMS = ("none", "batch", "layer")
 """The norms that make sense for [N, C] features, which have no pixels."""
 
 GROUPS = 32
-"""Groups of the group norm (Wu and He 2018), or the largest divisor of the channels that divides it."""
+"""Most groups of the group norm (Wu and He 2018); fewer where a group would have a single channel."""
 
 
 def _identity(statistics: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def build_norm(name: str, features: int, classes: int = 0) -> nn.Module:
         "batch": lambda: GlobalBatchNorm(features, affine=affine),
         "layer": lambda: nn.GroupNorm(1, features, affine=affine),
         "instance": lambda: nn.GroupNorm(features, features, affine=affine),
-        "group": lambda: nn.GroupNorm(math.gcd(GROUPS, features), features, affine=affine),
+        "group": lambda: nn.GroupNorm(math.gcd(GROUPS, features, features // 2), features, affine=affine),
     }
     norm = makers[name]()
     return norm if affine or name == "none" else ConditionalNorm(norm, features, classes)

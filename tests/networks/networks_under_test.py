@@ -1,0 +1,89 @@
+"""What the tests of the networks share: small networks, their textbook twins, and the WGAN-GP critic loss."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distgan.networks import build_critic, build_generator
+from distgan.networks.activations import LeakyReLU, ReLU
+from distgan.networks.resampling import PooledConv2d
+
+FAMILIES = (("mlp", 8), ("dcgan", 16), ("dcgan", 28), ("resnet", 32), ("resnet", 64))
+"""Names and resolutions that cover every code path at little cost."""
+
+NORMS = {name: ("none", "batch", "layer", "instance", "group") for name in ("dcgan", "resnet")}
+NORMS["mlp"] = ("none", "batch", "layer")
+
+
+def small(role: str, name: str, resolution: int, *, classes: int = 0, seed: int = 0, **settings: object) -> nn.Module:
+    """A narrow float64 generator or critic for RGB images."""
+    torch.manual_seed(seed)
+    build = build_generator if role == "generator" else build_critic
+    settings = {"width": 16 if name == "mlp" else 4, **settings}
+    return build(name, resolution=resolution, channels=3, classes=classes, **settings).double()
+
+
+def images(count: int, resolution: int, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, 3, resolution, resolution, generator=generator, dtype=torch.float64) * 2 - 1
+
+
+class _TextbookPool(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(super().forward(x), 2)
+
+
+class _TextbookReLU(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x)
+
+
+class _TextbookLeakyReLU(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, self.slope)
+
+
+TEXTBOOK = {PooledConv2d: _TextbookPool, ReLU: _TextbookReLU, LeakyReLU: _TextbookLeakyReLU}
+
+
+def textbook(network: nn.Module, *kinds: type[nn.Module]) -> nn.Module:
+    """A copy with the same parameters, where layers of `kinds` are computed as the papers write them."""
+    twin = copy.deepcopy(network)
+    for part in twin.modules():
+        if type(part) in kinds:
+            part.__class__ = TEXTBOOK[type(part)]
+    return twin
+
+
+def inner_gradient(critic: nn.Module, interpolates: Tensor, **inputs: Tensor) -> Tensor:
+    """The gradient [N, C, H, W] of the scores by the images, differentiable."""
+    leaf = interpolates.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(leaf, **inputs).sum(), leaf, create_graph=True)
+    return gradient
+
+
+def penalty(critic: nn.Module, interpolates: Tensor, **inputs: Tensor) -> Tensor:
+    """WGAN-GP eq. 3, without its weight."""
+    norms = torch.linalg.vector_norm(inner_gradient(critic, interpolates, **inputs).flatten(1), dim=1)
+    return (norms - 1).square().mean()
+
+
+def critic_loss(critic: nn.Module, real: Tensor, fake: Tensor, **inputs: Tensor) -> Tensor:
+    wasserstein = critic(fake, **inputs).mean() - critic(real, **inputs).mean()
+    return wasserstein + 10 * penalty(critic, 0.3 * real + 0.7 * fake, **inputs)
+
+
+def gradients(loss: Tensor, network: nn.Module) -> dict[str, Tensor]:
+    """The gradient of every parameter by name; zero where the loss does not depend on it."""
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return dict(zip(names, found, strict=True))
+
+
+def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
