@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on a shared machine spinning threads wait for each other
 if not __package__:  # run as a script: this folder's files must not stand before the standard library's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 

@@ -93,9 +93,11 @@ class GlobalBatchNorm(nn.Module):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, unbiased: Tensor) -> None:
-        self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased.detach().to(self.running_var.dtype), self.momentum)
-        self.num_batches_tracked.add_(1)
+        # Lists, because torch.func refuses the single-tensor forms: they would change a captured tensor.
+        running = [self.running_mean, self.running_var]
+        current = [new.detach().to(old.dtype) for new, old in zip((mean, unbiased), running, strict=True)]
+        torch._foreach_lerp_(running, current, self.momentum)
+        torch._foreach_add_([self.num_batches_tracked], 1)
 
     def extra_repr(self) -> str:
         return f"{self.features}, affine={self.weight is not None}"

@@ -80,7 +80,9 @@ def test_the_cifar_critic_has_the_size_of_the_papers_table():
     conv2 147,584, shortcut 3 * 128 + 128 = 512. Down block: two convolutions and a 1 x 1 shortcut of
     128 * 128 + 128 = 16,512. Two plain blocks of two convolutions. Linear: 128 + 1 = 129."""
     first, down, plain = 3_584 + 147_584 + 512, 2 * 147_584 + 16_512, 2 * 147_584
-    assert size(build_critic("resnet", resolution=32, channels=3, classes=0)) == first + down + 2 * plain + 129
+    assert (
+        size(build_critic("resnet", resolution=32, channels=3, classes=0)) == first + down + 2 * plain + 129
+    )
     assert first + down + 2 * plain + 129 == 1_053_825
 
 
@@ -89,7 +91,10 @@ def test_the_cifar_generator_has_the_size_of_the_papers_table_without_cancelled_
     128 * 128 = 16,384, two norms of 256. Last norm 256, last convolution 9 * 128 * 3 + 3 = 3,459. The authors'
     code has 3 * 3 * 128 biases more, which the batch norms cancel."""
     block = 2 * 147_456 + 16_384 + 2 * 256
-    assert size(build_generator("resnet", resolution=32, channels=3, classes=0)) == 264_192 + 3 * block + 256 + 3_459
+    assert (
+        size(build_generator("resnet", resolution=32, channels=3, classes=0))
+        == 264_192 + 3 * block + 256 + 3_459
+    )
     assert 264_192 + 3 * block + 256 + 3_459 + 9 * 128 == 1_204_483
 
 
@@ -116,7 +121,12 @@ def test_the_maps_follow_the_tables():
     [
         (build_generator, "stylegan", {}, ["generator.name", "stylegan", "mlp, dcgan, resnet"]),
         (build_critic, "stylegan", {}, ["critic.name", "stylegan", "mlp, dcgan, resnet"]),
-        (build_generator, "resnet", {"resolution": 28}, ["data.resolution", "28", "generator.name", "32, 64, 128"]),
+        (
+            build_generator,
+            "resnet",
+            {"resolution": 28},
+            ["data.resolution", "28", "generator.name", "32, 64, 128"],
+        ),
         (build_critic, "resnet", {"resolution": 28}, ["data.resolution", "28", "critic.name", "32, 64, 128"]),
         (build_critic, "dcgan", {"resolution": 48}, ["data.resolution", "48", "critic.name", "16, 28, 32"]),
         (build_generator, "dcgan", {"upsample": "cubic"}, ["generator.upsample", "cubic", "nearest"]),

@@ -22,6 +22,8 @@ class _Drawings(Sequence):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < self.count:
+            raise IndexError(index)
         r = self.request
         picture = DrawnPicture(r.seed, index, r.resolution, r.channels, r.background)
         return Item(f"shapes[{index}]", picture, drawing.mode_parts(drawing.mode_of(r.seed, index))[0])
