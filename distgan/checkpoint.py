@@ -119,7 +119,9 @@ def prune(checkpoints: Path, keep: int) -> None:
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the host that share no memory, as safetensors wants them."""
-    return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
 
 
 def _optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

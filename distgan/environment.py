@@ -60,6 +60,9 @@ def git_commit() -> dict | None:
         return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout
 
     try:
-        return {"commit": git("rev-parse", "HEAD").strip(), "changed": bool(git("status", "--porcelain", "-uno").strip())}
+        return {
+            "commit": git("rev-parse", "HEAD").strip(),
+            "changed": bool(git("status", "--porcelain", "-uno").strip()),
+        }
     except (OSError, subprocess.SubprocessError):
         return None

@@ -11,22 +11,24 @@ from distgan.config import Duration
 
 @dataclass(frozen=True)
 class Periodic:
-    """An action every so many steps, or by the clock (`steps` is None)."""
+    """An action every so many steps or so many seconds, of which one is None."""
 
     steps: int | None
+    seconds: float | None
     action: Callable[[], None]
 
     @classmethod
     def of(cls, every: Duration, images_per_step: int, action: Callable[[], None]) -> Periodic:
-        return cls(None if every.seconds is not None else every.steps(images_per_step), action)
-
-    @property
-    def by_time(self) -> bool:
-        return self.steps is None
+        seconds = every.seconds
+        return cls(every.steps(images_per_step) if seconds is None else None, seconds, action)
 
     def is_due(self, step: int) -> bool:
         """Whether the steps say so after `step` steps."""
         return self.steps is not None and step % self.steps == 0
+
+    def is_late(self, elapsed: float) -> bool:
+        """Whether the clock says so after `elapsed` seconds; the processes must agree on it before they act."""
+        return self.seconds is not None and elapsed >= self.seconds
 
 
 class Clock:

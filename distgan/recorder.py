@@ -6,9 +6,8 @@ import sys
 from functools import wraps
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from distgan import randomness
 from distgan.checkpoint import Progress
 from distgan.config import Config, dump_config
 from distgan.data.index import ShardSet
@@ -16,6 +15,7 @@ from distgan.data.stream import Order, Pictures
 from distgan.environment import record_start
 from distgan.errors import UserError
 from distgan.run_folder import RunFolder, write_atomically
+from distgan.sampling import fixed_grid
 from distgan.tracking import pictures
 from distgan.tracking.curves import save_curves
 from distgan.tracking.meter import DATA_WAIT, THROUGHPUT
@@ -57,8 +57,9 @@ class Recorder:
         write_atomically(self.folder.config, dump_config(self.config))
         record_start(self.folder.environment, self._progress.step, int(self._summary.split()[1]))
         write_atomically(self.folder.status, "running\n")
-        step = self._progress.step
-        sinks = [JsonLines(self.folder, step), Terminal(step, self.config.total_steps)]
+        step, total = self._progress.step, self.config.total_steps
+        off_beat = step % self.config.tracking.every.steps(self.config.images_per_step) != 0
+        sinks = [JsonLines(self.folder, step, partial=off_beat and step < total), Terminal(step, total)]
         if self.config.tracking.wandb.mode != "off":
             from distgan.tracking.weights_and_biases import WandbSink, new_run_id
 
@@ -93,7 +94,7 @@ class Recorder:
     def sample(self, step: int, generator: nn.Module) -> None:
         """The grid of the fixed latents."""
         path = self.folder.sample(step)
-        pictures.save(sample_grid(generator, self.config), path)
+        pictures.save(fixed_grid(generator, self.config), path)
         self._tracker.picture("samples", path, step)
 
     @_main_only
@@ -113,26 +114,3 @@ class Recorder:
             source.read_into(sample, images[row])
         source.close()
         pictures.save(pictures.grid(images / 127.5 - 1, pictures.columns(count, 0)), self.folder.reals)
-
-
-def sample_grid(generator: nn.Module, config: Config):
-    """The grid of a run's fixed latents, which are a function of the seed; with classes one row each."""
-    classes, count = config.data.classes, config.samples.count
-    per_row = pictures.columns(count, classes)
-    labels = torch.arange(classes).repeat_interleave(per_row) if classes else None
-    total = len(labels) if classes else count
-    keys = randomness.image_keys(randomness.key(config.seed, "samples"), torch.arange(total))
-    return pictures.grid(generate(generator, keys, labels), per_row)
-
-
-@torch.no_grad()
-def generate(generator: nn.Module, keys: Tensor, labels: Tensor | None, batch: int = 64) -> Tensor:
-    """Pictures [N, C, H, W] in [-1, 1] on the host, one for each image key [N]; the batch size does not matter."""
-    parameter = next(generator.parameters())
-    latent = randomness.normal(keys, "latent", (generator.latent,), parameter.dtype).to(parameter.device)
-    labels = None if labels is None else labels.to(parameter.device)
-    parts = [
-        generator(latent[i : i + batch], None if labels is None else labels[i : i + batch]).cpu()
-        for i in range(0, len(keys), batch)
-    ]
-    return torch.cat(parts)

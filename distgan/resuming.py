@@ -34,7 +34,10 @@ def check_resumable(folder: RunFolder, config: Config, allow: bool) -> None:
     if changed:
         raise ConfigError(
             "\n".join(
-                [f"{folder.path} holds a run of another config; use another run_dir, or --allow-config-change", *changed]
+                [
+                    f"{folder.path} holds a run of another config; use another run_dir, or --allow-config-change",
+                    *changed,
+                ]
             )
         )
 

@@ -66,6 +66,8 @@ class Runtime:
         """The objective under DDP (with several processes) and autocast (with mixed precision), compiled if asked."""
         if self.compiles:
             objective.compute = compile_or_fall_back(objective.compute)
+        # A weight of one input channel has strides of both formats at once: nothing to be warned of.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         with warnings.catch_warnings():  # newer torch names the option anew; accelerate knows only the old name
             warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
             return self.accelerator.prepare(objective)

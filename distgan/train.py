@@ -32,7 +32,9 @@ def main() -> int:
     except RuntimeError as error:
         if "by peer" not in str(error):  # gloo's words for a connection that the other side closed
             raise
-        print(f"distgan: process {os.environ.get('RANK')}: another process has ended; see what it said", file=sys.stderr)
+        print(
+            f"distgan: process {os.environ.get('RANK')}: another process has ended; see what it said", file=sys.stderr
+        )
         return 1
 
 

@@ -102,29 +102,34 @@ class Trainer:
         stream = self._stream()
         self.recorder = Recorder(self.config, self.folder, self.progress, self.runtime.is_main, self._summary())
         self.recorder.start(self.average.network, self.shards)
-        save_by_time = self.config.checkpoint.every.seconds
-        jobs = self._jobs(stream, clock)
+        line, sample, save = self._jobs(stream, clock)
+        total, stop = self.config.total_steps, False
         try:
             with signals:
-                while self.progress.step < self.config.total_steps:
+                while self.progress.step < total and not stop:
                     self._step(stream)
-                    due_by_time = save_by_time is not None and clock.since_save() >= save_by_time
-                    stop, save = vote.cast(signals.received, due_by_time)
-                    last = stop or self.progress.step == self.config.total_steps
-                    for job in jobs:
-                        if last or job.is_due(self.progress.step) or (save and job.by_time):
+                    stop, save_now = vote.cast(signals.received, save.is_late(clock.since_save()))
+                    for job in (line, sample, save):
+                        if job.is_due(self.progress.step) or (job is save and (save_now or stop)):
                             job.action()
-                    if stop:
-                        break
-            status = "finished" if self.progress.step >= self.config.total_steps else "preempted"
+            status = "finished" if self.progress.step >= total else "preempted"
+            if status == "finished":
+                self._complete(line, sample, save)
         finally:
             vote.close()
             stream.close()
             self.recorder.close(status)
         return status
 
-    def _jobs(self, stream: Stream, clock: Clock) -> list[Periodic]:
-        """What is done now and then, in this order: a checkpoint knows the lines before it."""
+    def _complete(self, line: Periodic, sample: Periodic, save: Periodic) -> None:
+        """What the last step has although it was not due. The checkpoint comes before the line, whose metrics it so
+        still holds: a run that is made longer later then writes the lines of one that always was."""
+        for job in (save, line, sample):
+            if not job.is_due(self.progress.step) and self.progress.step > self._first_step:
+                job.action()
+
+    def _jobs(self, stream: Stream, clock: Clock) -> tuple[Periodic, Periodic, Periodic]:
+        """What is done now and then, in this order: a checkpoint does not hold the metrics of a line before it."""
         config = self.config
 
         def line() -> None:
@@ -141,11 +146,11 @@ class Trainer:
             self._save()
             clock.saved()
 
-        return [
+        return (
             Periodic.of(config.tracking.every, config.images_per_step, line),
             Periodic.of(config.samples.every, config.images_per_step, sample),
             Periodic.of(config.checkpoint.every, config.images_per_step, save),
-        ]
+        )
 
     def _step(self, stream: Stream) -> None:
         """`critic_steps` updates of the critic and one of the generator."""
@@ -264,6 +269,7 @@ class Trainer:
             extra, scaler = checkpoint.load(newest, self.state)
             self.meter.load(extra["meter"])
             self.runtime.load_scaler(scaler)
+        self._first_step = self.progress.step
         self.runtime.wait()
 
     def _save(self) -> None:
@@ -282,7 +288,7 @@ class Trainer:
                 + (", compiled" if runtime.compiles else ""),
                 f"data       {self.shards.count} pictures in {len(self.shards.paths)} shards",
                 f"batch      {config.train.batch_size} over all processes, {local} on each{micro}",
-                f"networks   generator {parameters([self.generator]):,} and critic {parameters([self.critic]):,} weights",
+                f"networks   generator {parameters([self.generator]):,}, critic {parameters([self.critic]):,} parameters",
                 f"run        {self.folder.path}, step {self.progress.step} to {config.total_steps}",
             ]
         )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from distgan.config.conflicts import Mistake, conflicts
+from distgan.config.keys import family_names, known_keys, nearest_key
 from distgan.config.schema import Config
 from distgan.config.yaml_files import parse_yaml, read_yaml, write_yaml
 from distgan.errors import ConfigError
@@ -144,7 +143,7 @@ def _path(loc: Sequence, tree: Any) -> list:
     A tag is a part of loc that is not found in the tree while something after it, or the tree's own name, is."""
     path: list = []
     here: Any = tree
-    for i, part in enumerate(loc):
+    for part in loc:
         section = path[-1] if path else None
         is_tag = section in _FAMILIES and isinstance(here, dict) and part == _name(section, here)
         if is_tag or _is_branch(part, here):
@@ -209,48 +208,4 @@ def _help_of(path: Sequence) -> str:
 
 
 def _names(path: Sequence) -> list[str]:
-    return sorted({name for key, name in _tags() if key == ".".join(map(str, path))})
-
-
-def nearest_key(key: str) -> str | None:
-    """The known key most like `key`, by its last part within the same section first."""
-    known = list(known_keys())
-    section, _, last = key.rpartition(".")
-    inside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
-    found = difflib.get_close_matches(last, inside, 1, 0.6)
-    if found:
-        return inside[found[0]]
-    anywhere = difflib.get_close_matches(key, known, 1, 0.6)
-    if anywhere:
-        return anywhere[0]
-    same = [k for k in known if k.rpartition(".")[2] == last]
-    return same[0] if same else None
-
-
-def known_keys() -> dict[str, str]:
-    """Every key of a config with its help, sections included."""
-    return {key: help_text for key, help_text, _ in walk_keys()}
-
-
-def walk_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """(key, help, field) of every key, depth first; a key that several families share comes once for each."""
-    for name, field in model.model_fields.items():
-        key = prefix + name
-        sections = [t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
-        yield key, field.description or (sections[0].__doc__ or "" if sections else "").strip(), field
-        for section in sections:
-            yield from walk_keys(section, key + ".")
-
-
-def _tags() -> Iterator[tuple[str, str]]:
-    for key, _, field in walk_keys():
-        if key.endswith(".name"):
-            for value in typing.get_args(field.annotation):
-                if isinstance(value, str):
-                    yield key.removesuffix(".name"), value
-
-
-def _types(annotation: Any) -> list[Any]:
-    """The types of an annotation with unions opened."""
-    inner = [a for a in typing.get_args(annotation) if isinstance(a, type) or typing.get_args(a)]
-    return [annotation] if isinstance(annotation, type) and not inner else [t for a in inner for t in _types(a)]
+    return family_names(".".join(map(str, path)))

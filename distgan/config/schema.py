@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Union
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -32,7 +32,7 @@ Norm = Literal["none", "batch", "layer", "instance", "group"]
 class Data(Section):
     """The pictures: sharded tars that `distgan prepare` wrote, or any plain webdataset tars."""
 
-    shards: Union[str, list[str]]
+    shards: str | list[str]
     """Folder, tar, glob, brace pattern (`dir/x-{00000..00007}.tar`), or a list of these."""
     resolution: Annotated[int, Field(ge=16, le=1024)]
     """Height and width of the pictures in the shards, pixels."""
@@ -53,7 +53,7 @@ class Train(Section):
     """Length of the whole run: `"20 steps"`, or `"500 kimg"` (thousand real images shown to the critic)."""
     batch_size: Count = 64
     """Images of one update over ALL processes (m in WGAN-GP algorithm 1)."""
-    micro_batch: Union[Count, None] = None
+    micro_batch: Count | None = None
     """Most images of one forward on one process; gradients are accumulated over the rest. Unset: no limit."""
     critic_steps: Count = 5
     """Critic updates for each generator update (n_critic). One step is that many and one generator update."""
@@ -61,7 +61,7 @@ class Train(Section):
     """Arithmetic of the forwards: fp32, bf16, fp16 (CUDA only), or fp64 (slow; for checking equality)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is any; cpu; cuda, which refuses to start on a machine without it."""
-    compile: Union[bool, Literal["auto"]] = "auto"
+    compile: bool | Literal["auto"] = "auto"
     """Compile the objectives, double backward included; auto: on with CUDA."""
     ema_kimg: NotNegative = 10.0
     """Half-life of the average over the generator's weights, kimg; 0 turns the average off."""
@@ -123,7 +123,7 @@ def _adam_unless_named(value: object) -> object:
     return {"name": "adam", **value} if isinstance(value, dict) else value
 
 
-Optimizer = Annotated[Union[Adam, RmsProp], Field(discriminator="name"), BeforeValidator(_adam_unless_named)]
+Optimizer = Annotated[Adam | RmsProp, Field(discriminator="name"), BeforeValidator(_adam_unless_named)]
 
 
 class Network(Section):
@@ -227,8 +227,8 @@ class ResnetCritic(_Resnet):
     """Normalisation; batch only without a gradient penalty."""
 
 
-Generator = Annotated[Union[MlpGenerator, DcganGenerator, ResnetGenerator], Field(discriminator="name")]
-Critic = Annotated[Union[MlpCritic, DcganCritic, ResnetCritic], Field(discriminator="name")]
+Generator = Annotated[MlpGenerator | DcganGenerator | ResnetGenerator, Field(discriminator="name")]
+Critic = Annotated[MlpCritic | DcganCritic | ResnetCritic, Field(discriminator="name")]
 
 
 class Checkpoint(Section):
@@ -262,11 +262,11 @@ class Wandb(Section):
     """off, offline (files under run_dir/wandb, for `wandb sync`), or online."""
     project: str = "distgan"
     """Project that receives the run."""
-    entity: Union[str, None] = None
+    entity: str | None = None
     """Account or team; unset: the account's default."""
-    group: Union[str, None] = None
+    group: str | None = None
     """Group of runs, e.g. the seeds of one experiment."""
-    name: Union[str, None] = None
+    name: str | None = None
     """Name of the run; unset: the name of run_dir."""
     tags: list[Annotated[str, AfterValidator(_tag)]] = []
     """Tags of the run."""

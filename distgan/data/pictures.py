@@ -23,7 +23,7 @@ SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 )
 # Only these decoders: PIL would hand a ".png" that is really PostScript to an outside program.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 LARGEST_FILE = 512 * 2**20  # bytes of one picture inside a zip: more is a bomb, not a picture
 SHRINK_IN_DECODER = 3  # a JPEG may be decoded at a reduced scale of at least this many times the target
 

@@ -107,6 +107,8 @@ class _Hashed:
         self.file, self.digest, self.bytes = file, hashlib.sha256(), 0
 
     def write(self, data: bytes) -> int:
+        if self.file.closed:  # tarfile writes once more when an abandoned tar is garbage-collected
+            return len(data)
         self.digest.update(data)
         self.bytes += len(data)
         return self.file.write(data)

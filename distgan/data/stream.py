@@ -81,9 +81,7 @@ class Pictures:
                 raise ValueError(f"the shard ends after {len(data)} of its {size} bytes")
             picture = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=self._mode)
             if tuple(picture.shape) != self._shape:
-                raise ValueError(
-                    f"it has shape {tuple(picture.shape)}, and the config asks for {self._shape}"
-                )
+                raise ValueError(f"it has shape {tuple(picture.shape)}, and the config asks for {self._shape}")
         except (OSError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(

@@ -37,7 +37,7 @@ def _hinge_critic(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def _relativistic_critic(real: Tensor, fake: Tensor) -> Tensor:
-    """-log s(D(x) - D(x~)), the relativistic pairing loss (Jolicoeur-Martineau 2019; R3GAN eq. 2, Huang et al. 2024)."""
+    """-log s(D(x) - D(x~)), the relativistic pairing loss (Jolicoeur-Martineau 2019; R3GAN, Huang et al. 2024)."""
     return softplus(fake - real)
 
 

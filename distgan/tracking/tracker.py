@@ -23,9 +23,11 @@ class Sink(Protocol):
 class JsonLines:
     """metrics.jsonl: one object a line, steps ascending, none twice. The record; every other sink is a view."""
 
-    def __init__(self, folder: RunFolder, step: int) -> None:
-        """Goes on after `step`: lines of later steps, which a crash left behind, are dropped."""
-        kept = [line for line in read_lines(folder.metrics) if line["step"] <= step]
+    def __init__(self, folder: RunFolder, step: int, partial: bool = False) -> None:
+        """Goes on after `step`: lines of later steps, which a crash left behind, are dropped.
+
+        `partial`: the line of `step` itself too, as it was only there because the run ended before its time."""
+        kept = [line for line in read_lines(folder.metrics) if line["step"] < step + (not partial)]
         write_atomically(folder.metrics, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115  (open for the whole run)
         self._path = folder.metrics

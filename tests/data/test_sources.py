@@ -6,6 +6,7 @@ import pickle
 import struct
 import tarfile
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -316,12 +317,20 @@ def test_a_picture_that_cannot_be_read_is_reported_with_its_reason(tmp_path, pic
     (tmp_path / "b.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     huge = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + huge
-    (tmp_path / "c.png").write_bytes(head + struct.pack(">I", __import__("zlib").crc32(b"IHDR" + huge)))
+    data = struct.pack(">I", zlib.crc32(b"IHDR" + huge)) + struct.pack(">I", 100) + b"IDAT" + bytes(104)
+    (tmp_path / "c.png").write_bytes(head + data)
     (tmp_path / "d.png").write_bytes(b"")
     results = [render(item, Recipe(16, 3)) for item in opened("images", tmp_path).items]
     assert [r.png for r in results] == [None] * 4
     assert "truncated" in results[0].reason
     assert "bomb" in results[2].reason
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "JPEG", "webp", "bmp", "gif", "tif", "tiff", "ppm"])
+def test_every_picture_format_is_read(tmp_path, picture, suffix):
+    picture(tmp_path / f"a.{suffix}", (40, 40), "white")
+    (item,) = opened("images", tmp_path).items
+    assert pixels(item, 16).min() > 250
 
 
 def test_a_damaged_member_of_a_zip_is_reported(tmp_path):

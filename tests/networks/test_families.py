@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,8 +11,7 @@ from networks_under_test import FAMILIES, NORMS, images, small
 from torch import nn
 
 from distgan.errors import ConfigError
-from distgan.networks import CRITICS, GENERATORS, batch_norms, build_critic, build_generator
-from distgan.networks import dcgan, resnet
+from distgan.networks import CRITICS, GENERATORS, batch_norms, build_critic, build_generator, dcgan, resnet
 
 EVERY_NORM = [(name, side, norm) for name, side in FAMILIES for norm in NORMS[name]]
 LABELS = torch.tensor([0, 1, 2])
@@ -76,8 +76,8 @@ def test_resnet_works_at_every_resolution_it_offers(resolution):
 
 
 def test_the_cifar_critic_has_the_size_of_the_papers_table():
-    """3 x 3 convolution of 128 maps: 9 * 128 * 128 + 128 = 147,584. First block: conv1 9 * 3 * 128 + 128 = 3,584,
-    conv2 147,584, shortcut 3 * 128 + 128 = 512. Down block: two convolutions and a 1 x 1 shortcut of
+    """3 x 3 convolution of 128 maps: 9 * 128 * 128 + 128 = 147,584. First block: conv1 9 * 3 * 128 + 128 =
+    3,584, conv2 147,584, shortcut 3 * 128 + 128 = 512. Down block: two convolutions and a 1 x 1 shortcut of
     128 * 128 + 128 = 16,512. Two plain blocks of two convolutions. Linear: 128 + 1 = 129."""
     first, down, plain = 3_584 + 147_584 + 512, 2 * 147_584 + 16_512, 2 * 147_584
     assert (
@@ -88,8 +88,8 @@ def test_the_cifar_critic_has_the_size_of_the_papers_table():
 
 def test_the_cifar_generator_has_the_size_of_the_papers_table_without_cancelled_biases():
     """Linear: 129 * 16 * 128 = 264,192. Up block: two convolutions of 9 * 128 * 128 = 147,456, a shortcut of
-    128 * 128 = 16,384, two norms of 256. Last norm 256, last convolution 9 * 128 * 3 + 3 = 3,459. The authors'
-    code has 3 * 3 * 128 biases more, which the batch norms cancel."""
+    128 * 128 = 16,384, two norms of 256. Last norm 256, last convolution 9 * 128 * 3 + 3 = 3,459. The
+    authors' code has 3 * 3 * 128 biases more, which the batch norms cancel."""
     block = 2 * 147_456 + 16_384 + 2 * 256
     assert (
         size(build_generator("resnet", resolution=32, channels=3, classes=0))
@@ -101,8 +101,8 @@ def test_the_cifar_generator_has_the_size_of_the_papers_table_without_cancelled_
 def test_dcgan_at_64_pixels_has_the_size_of_its_table():
     """Critic: 4 x 4 convolutions over 3, 64, 128, 256, 512 maps, a bias each, linear from 512 * 16."""
     maps = (3, 64, 128, 256, 512)
-    critic = sum(16 * a * b + b for a, b in zip(maps, maps[1:])) + 512 * 16 + 1
-    generator = 128 * 512 * 16 + sum(16 * a * b for a, b in zip(maps, maps[1:])) + 3 + 2 * sum(maps[1:])
+    critic = sum(16 * a * b + b for a, b in pairwise(maps)) + 512 * 16 + 1
+    generator = 128 * 512 * 16 + sum(16 * a * b for a, b in pairwise(maps)) + 3 + 2 * sum(maps[1:])
     assert size(build_critic("dcgan", resolution=64, channels=3, classes=0)) == critic
     assert size(build_generator("dcgan", resolution=64, channels=3, classes=0)) == generator
 

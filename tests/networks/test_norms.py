@@ -79,6 +79,17 @@ def test_a_single_value_a_channel_is_refused_in_training_only():
     assert norm.eval()(torch.zeros(1, 3)).shape == (1, 3)
 
 
+def test_torch_func_gives_the_same_gradients_and_takes_in_the_same_statistics():
+    ours, usual = twins((6, 5))
+    x = torch.randn(6, 5, dtype=torch.float64)
+    cotangent = torch.randn(6, 5, dtype=torch.float64)
+    found = torch.func.grad(lambda x: (torch.func.functional_call(ours, {}, (x,)) * cotangent).sum())(x)
+    leaf = x.clone().requires_grad_()
+    (usual(leaf) * cotangent).sum().backward()
+    torch.testing.assert_close(found, leaf.grad, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(ours.state_dict(), usual.state_dict(), rtol=1e-12, atol=1e-12)
+
+
 class _Mean(torch.autograd.Function):
     """Differentiable mean over the processes: its adjoint is itself."""
 

@@ -44,8 +44,10 @@ def test_the_activations_have_no_second_derivative_by_their_input():
         assert not first.requires_grad
 
 
-@pytest.mark.parametrize("classes", [0, 2])
-@pytest.mark.parametrize("name, side, norm", PER_IMAGE)
+@pytest.mark.parametrize(
+    "name, side, norm, classes",
+    [(*case, 0) for case in PER_IMAGE] + [(name, side, "none", 2) for name, side in FAMILIES],
+)
 def test_loss_and_gradients_of_a_critic_equal_the_textbooks(name, side, norm, classes):
     critic = small("critic", name, side, norm=norm, classes=classes)
     plain = textbook(critic, ReLU, LeakyReLU, PooledConv2d)
@@ -129,7 +131,7 @@ def test_vjp_and_functional_call_give_the_same_gradients(name, side, norm):
     ],
 )
 def test_loss_and_penalty_compile_into_one_graph_with_the_same_gradients(name, side, settings):
-    """The tracer and autograd of the compiler, without its code generation, which takes a minute a network."""
+    """The tracer and the autograd of the compiler, without its code generation: that takes half a minute."""
     torch._dynamo.reset()
     critic = small("critic", name, side, classes=2, **settings)
     real, parameters = images(3, side), dict(critic.named_parameters())

@@ -1,0 +1,75 @@
+"""The `distgan` command: what is done before and after training."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on a shared machine spinning threads wait for each other
+if not __package__:  # run as a script: this folder's files must not stand before the standard library's
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from distgan import config as configs  # noqa: E402
+from distgan.data import prepare  # noqa: E402
+from distgan.errors import UserError  # noqa: E402
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 1 failed, 2 bad usage or config."""
+    parser = argparse.ArgumentParser(prog="distgan", description="Tools around the training of GANs.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    preparing = commands.add_parser("prepare", help="pictures to shards", description="Writes pictures as shards.")
+    prepare.add_arguments(preparing)
+    preparing.set_defaults(run=prepare.run)
+
+    sampling = commands.add_parser(
+        "sample", help="pictures from a run", description="Draws a grid of pictures from a run's newest checkpoint."
+    )
+    sampling.add_argument("run", help="run folder, e.g. runs/quickstart")
+    sampling.add_argument("--out", default=None, metavar="FILE", help="PNG to write; default: RUN/sampled.png")
+    sampling.add_argument("--count", type=int, default=64, help="pictures, default 64")
+    sampling.add_argument("--seed", type=int, default=0, help="of the latents, default 0")
+    sampling.add_argument("--label", type=int, default=None, help="class of a conditional run; default: all in turn")
+    sampling.add_argument("--raw", action="store_true", help="the last weights instead of their running average")
+    sampling.set_defaults(run=_sample)
+
+    showing = commands.add_parser(
+        "config", help="all keys of a config, or a resolved config", description="Shows every key, or a whole config."
+    )
+    showing.add_argument("--config", action="append", default=[], metavar="FILE", help="show this config resolved")
+    showing.add_argument("overrides", nargs="*", metavar="key.path=value")
+    showing.set_defaults(run=_config)
+
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except UserError as error:
+        print(f"distgan: {error}".replace("\n", "\ndistgan: "), file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _sample(args: argparse.Namespace) -> int:
+    from distgan.sampling import sample_run
+
+    path = sample_run(
+        Path(args.run), args.out and Path(args.out), count=args.count, seed=args.seed, label=args.label, raw=args.raw
+    )
+    print(path)
+    return 0
+
+
+def _config(args: argparse.Namespace) -> int:
+    text = configs.dump_config(configs.load_config(args.config, args.overrides)) if args.config else configs.reference()
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
