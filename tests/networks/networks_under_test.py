@@ -19,9 +19,7 @@ NORMS = {name: ("none", "batch", "layer", "instance", "group") for name in ("dcg
 NORMS["mlp"] = ("none", "batch", "layer")
 
 
-def small(
-    role: str, name: str, resolution: int, *, classes: int = 0, seed: int = 0, **settings: object
-) -> nn.Module:
+def small(role: str, name: str, resolution: int, *, classes: int = 0, seed: int = 0, **settings: object) -> nn.Module:
     """A narrow float64 generator or critic for RGB images."""
     torch.manual_seed(seed)
     build = build_generator if role == "generator" else build_critic

@@ -29,9 +29,7 @@ def test_scores_and_penalty_of_a_critic_with_dropout_do_not_depend_on_the_slicin
     halves = [critic(pictures[part], keys=KEYS[part]) for part in (slice(0, 3), slice(3, 8))]
     torch.testing.assert_close(torch.cat(halves), whole, rtol=1e-12, atol=1e-14)
     parts = [penalty(critic, pictures[i : i + 1], keys=KEYS[i : i + 1]) for i in range(8)]
-    torch.testing.assert_close(
-        torch.stack(parts).mean(), penalty(critic, pictures, keys=KEYS), rtol=1e-12, atol=0
-    )
+    torch.testing.assert_close(torch.stack(parts).mean(), penalty(critic, pictures, keys=KEYS), rtol=1e-12, atol=0)
 
 
 def test_the_mask_is_that_of_the_keyed_uniform_numbers():

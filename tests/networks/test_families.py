@@ -57,9 +57,7 @@ def test_every_generator_parameter_has_a_gradient_that_is_more_than_rounding(nam
 @pytest.mark.parametrize("resolution", dcgan.RESOLUTIONS)
 @pytest.mark.parametrize("upsample", ["transposed", "nearest"])
 def test_dcgan_works_at_every_resolution_it_offers(resolution, upsample):
-    generator = build_generator(
-        "dcgan", resolution=resolution, channels=1, classes=0, width=2, upsample=upsample
-    )
+    generator = build_generator("dcgan", resolution=resolution, channels=1, classes=0, width=2, upsample=upsample)
     critic = build_critic("dcgan", resolution=resolution, channels=1, classes=0, width=2)
     made = generator(torch.randn(2, 128))
     assert made.shape == (2, 1, resolution, resolution)
@@ -80,9 +78,7 @@ def test_the_cifar_critic_has_the_size_of_the_papers_table():
     3,584, conv2 147,584, shortcut 3 * 128 + 128 = 512. Down block: two convolutions and a 1 x 1 shortcut of
     128 * 128 + 128 = 16,512. Two plain blocks of two convolutions. Linear: 128 + 1 = 129."""
     first, down, plain = 3_584 + 147_584 + 512, 2 * 147_584 + 16_512, 2 * 147_584
-    assert (
-        size(build_critic("resnet", resolution=32, channels=3, classes=0)) == first + down + 2 * plain + 129
-    )
+    assert size(build_critic("resnet", resolution=32, channels=3, classes=0)) == first + down + 2 * plain + 129
     assert first + down + 2 * plain + 129 == 1_053_825
 
 
@@ -91,10 +87,7 @@ def test_the_cifar_generator_has_the_size_of_the_papers_table_without_cancelled_
     128 * 128 = 16,384, two norms of 256. Last norm 256, last convolution 9 * 128 * 3 + 3 = 3,459. The
     authors' code has 3 * 3 * 128 biases more, which the batch norms cancel."""
     block = 2 * 147_456 + 16_384 + 2 * 256
-    assert (
-        size(build_generator("resnet", resolution=32, channels=3, classes=0))
-        == 264_192 + 3 * block + 256 + 3_459
-    )
+    assert size(build_generator("resnet", resolution=32, channels=3, classes=0)) == 264_192 + 3 * block + 256 + 3_459
     assert 264_192 + 3 * block + 256 + 3_459 + 9 * 128 == 1_204_483
 
 

@@ -117,9 +117,7 @@ def test_vjp_and_functional_call_give_the_same_gradients(name, side, norm):
     critic = small("critic", name, side, norm=norm)
     real, parameters = images(2, side), dict(critic.named_parameters())
     expected = gradients(critic(real).mean() + penalty(critic, real), critic)
-    assert (
-        largest_difference(gradients(functional_loss(critic, parameters, real, {}), critic), expected) < 1e-12
-    )
+    assert largest_difference(gradients(functional_loss(critic, parameters, real, {}), critic), expected) < 1e-12
 
 
 @pytest.mark.parametrize(

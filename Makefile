@@ -1,0 +1,36 @@
+# make demo: installs, draws a data set, trains on it.   make test: installs, runs all tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROCESSES ?= 2
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint clean
+
+demo: $(INSTALLED)
+	$(BIN)/distgan prepare shapes --out data/shapes
+	$(BIN)/accelerate launch --config_file launch/cpu.yaml --num_processes $(PROCESSES) \
+		distgan/train.py --config configs/quickstart.yaml
+	@echo
+	@echo "Look at:"
+	@echo "  runs/quickstart/reals.png               what it was shown"
+	@echo "  runs/quickstart/samples/                what it makes, from the first step to the last"
+	@echo "  runs/quickstart/samples/evolution.gif   the same, moving"
+	@echo "  runs/quickstart/curves.png              the losses"
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet ruff
+	$(BIN)/ruff check distgan tests benchmarks
+	$(BIN)/ruff format --check distgan tests benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV) || { echo "needs Python 3.10 or newer with venv (Debian: apt-get install python3-venv)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
