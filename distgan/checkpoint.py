@@ -87,12 +87,12 @@ def load(folder: Path, state: TrainState) -> tuple[dict[str, Tensor], dict | Non
         _load_optimizer(name, optimizer, tensors)
     try:
         record = json.loads((folder / _PROGRESS).read_text())
-        progress = Progress(**record["progress"])
+        progress, scaler = Progress(**record["progress"]), record["scaler"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"checkpoint {folder / _PROGRESS}: cannot be read: {error}; remove {folder}") from None
     state.progress.__dict__.update(asdict(progress))
     extra = {name.removeprefix("extra."): tensor for name, tensor in tensors.items() if name.startswith("extra.")}
-    return extra, record["scaler"]
+    return extra, scaler
 
 
 def load_network(path: Path, network: nn.Module) -> None:

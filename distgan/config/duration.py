@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
@@ -26,14 +28,15 @@ class Duration:
     unit: str
 
     def __str__(self) -> str:
-        return f"{self.amount:g} {self.unit}" if self.amount < 1e6 else f"{int(self.amount)} {self.unit}"
+        whole = self.amount == int(self.amount)
+        return f"{int(self.amount) if whole else format(Decimal(repr(self.amount)), 'f')} {self.unit}"
 
     def steps(self, images_per_step: int) -> int:
         """The number of steps, rounded up. Raises ValueError for a wall-clock duration."""
         if self.unit == "steps":
             return math.ceil(self.amount)
         if self.unit == "kimg":
-            return math.ceil(self.amount * 1000 / images_per_step)
+            return math.ceil(Fraction(repr(self.amount)) * 1000 / images_per_step)  # exact: 16.1 kimg are 16,100
         raise ValueError(f"{self} is a time, not a number of steps")
 
     @property

@@ -62,7 +62,8 @@ def merge(base: dict, over: dict) -> dict:
     for key, value in over.items():
         old = result.get(key)
         both = isinstance(value, dict) and isinstance(old, dict)
-        renamed = both and key in _FAMILIES and value.get("name", _name(key, old)) != _name(key, old)
+        name = _name(key, old) if both and key in _FAMILIES else None
+        renamed = name is not None and value.get("name", name) != name
         result[key] = merge(old, value) if both and not renamed else value
     return result
 
@@ -177,6 +178,8 @@ def _mistake(problem: dict, tree: dict) -> Mistake:
     if kind == "extra_forbidden":
         near = nearest_key(key)
         hint = f"; nearest: {near}" if near else ""
+        if near == key:
+            hint = f" for this {key.rpartition('.')[0]}.name"
         return Mistake(key, f"{_shown(problem['input'])} is set, but there is no such key{hint}")
     if kind == "missing":
         return Mistake(key, f"is required{_help_of(path)}")

@@ -18,12 +18,19 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             name = self.construct_object(key_node, deep=True)
+            if isinstance(name, (list, dict)):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if name in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {name!r} is given twice", key_node.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """PyYAML's own takes 010 for an octal 8 and stumbles over 089."""
+        return int(node.value, 16 if node.value.startswith("0x") else 10)
 
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.yaml_implicit_resolvers = {}
 for _tag, _form, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),

@@ -64,6 +64,12 @@ def test_dcgan_works_at_every_resolution_it_offers(resolution, upsample):
     assert critic(made).shape == (2,)
 
 
+def test_the_first_layer_of_the_dcgan_critic_has_a_bias_and_no_norm():
+    critic = small("critic", "dcgan", 32, norm="layer")
+    assert [isinstance(norm, nn.Identity) for norm in critic.norms] == [True, False, False]
+    assert [layer.bias is not None for layer in critic.halvings] == [True, False, False]
+
+
 @pytest.mark.parametrize("resolution", resnet.RESOLUTIONS)
 def test_resnet_works_at_every_resolution_it_offers(resolution):
     generator = build_generator("resnet", resolution=resolution, channels=1, classes=0, width=2)

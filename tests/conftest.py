@@ -1,0 +1,24 @@
+"""What all tests share: one quiet thread, and the embedded data set as shards."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve each other on shared cores
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from distgan.data.prepare import prepare  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shapes_shards(tmp_path_factory) -> Path:
+    """Folder of 4 shards with 256 labelled pictures, 32 x 32 RGB."""
+    folder = tmp_path_factory.mktemp("shapes") / "shards"
+    prepare("shapes", None, folder, resolution=32, count=256, shard_size=64, workers=1)
+    return folder

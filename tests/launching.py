@@ -1,0 +1,57 @@
+"""Starts real trainings, as a user does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "tests" / "tiny.yaml"
+
+
+def train(
+    *arguments: str | Path, processes: int | None = None, check: bool = True, **kwargs
+) -> subprocess.CompletedProcess:
+    """`python distgan/train.py ...`, or with `processes` under `accelerate launch`."""
+    return subprocess.run(command(*arguments, processes=processes), **options(**kwargs), check=check)
+
+
+def command(*arguments: str | Path, processes: int | None = None) -> list[str]:
+    launcher = [sys.executable]
+    if processes is not None:
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "launch" / "cpu.yaml"]
+        launcher = [*launch, "--num_processes", processes]
+    return [str(part) for part in [*launcher, ROOT / "distgan" / "train.py", *arguments]]
+
+
+def options(**kwargs) -> dict:
+    environment = {**os.environ, "WANDB_MODE": "offline", **kwargs.pop("env", {})}
+    return {"capture_output": True, "text": True, "timeout": 300, "env": environment, **kwargs}
+
+
+def lines(run: Path) -> list[dict]:
+    """metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def worst_difference(one: Path, other: Path) -> float:
+    """The largest difference of a loss or norm between two runs, relative to the largest value of that metric."""
+    first, second = lines(one), lines(other)
+    assert [line["step"] for line in first] == [line["step"] for line in second]
+    names = [name for name in first[0] if name.startswith(("critic/", "generator/"))]
+    assert names
+    return max(
+        max(abs(a[name] - b[name]) for a, b in zip(first, second, strict=True)) / max(abs(a[name]) for a in first)
+        for name in names
+    )
+
+
+def assert_same_weights(one: Path, other: Path, step: int) -> None:
+    """All safetensors of a checkpoint are equal to the bit."""
+    for name in ("generator", "generator_ema", "critic", "state"):
+        first = one / "checkpoints" / f"{step:08d}" / f"{name}.safetensors"
+        second = other / "checkpoints" / f"{step:08d}" / f"{name}.safetensors"
+        assert first.read_bytes() == second.read_bytes(), name

@@ -1,0 +1,113 @@
+"""What a user can get wrong: one clear line, exit status 2 (or 1), no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launching import TINY, options, train
+
+
+def refused(*arguments: str | Path, status: int = 2, **kwargs) -> str:
+    done = train(*arguments, check=False, **kwargs)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def tiny(shapes_shards, tmp_path):
+    return ["--config", str(TINY), f"data.shards={shapes_shards}", f"run_dir={tmp_path / 'run'}"]
+
+
+def test_all_mistakes_of_a_config_are_told_at_once(tiny):
+    errors = refused(*tiny, "train.batch_sise=3", "critic.width=wide", "objective.weight=-1", "critic.norm=batch")
+    told = errors.strip().splitlines()
+    assert len(told) == 4 and all(line.startswith("distgan: ") for line in told)
+    assert "nearest: train.batch_size" in errors and "'wide' is not allowed; must be a whole number" in errors
+    assert "objective.weight: -1" in errors and "use none, layer, instance or group" in errors
+
+
+def test_shards_that_are_missing_or_empty_or_do_not_fit_are_named(tiny, shapes_shards, tmp_path):
+    assert "nowhere" in refused(*tiny, f"data.shards={tmp_path / 'nowhere'}")
+    (tmp_path / "empty").mkdir()
+    assert "no shards" in refused(*tiny, f"data.shards={tmp_path / 'empty'}")
+    errors = refused(*tiny, "data.resolution=64", "data.channels=1", "data.classes=7")
+    assert all(key in errors for key in ("data.resolution", "data.channels", "data.classes"))
+    broken = tmp_path / "broken"
+    shutil.copytree(shapes_shards, broken)
+    shard = sorted(broken.glob("*.tar"))[0]
+    shard.write_bytes(shard.read_bytes()[:5000])
+    assert shard.name in refused(*tiny, f"data.shards={broken}")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(tiny):
+    done = train(*tiny, "train.batch_size=15", processes=2, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count("15 images cannot be shared by 2 processes; use 14 or 16") == 1
+
+
+def test_batch_norm_is_not_split_into_micro_batches(tiny):
+    assert "generator.norm batch needs the statistics of the whole batch" in refused(*tiny, "train.micro_batch=4")
+
+
+def test_a_launcher_that_started_fewer_processes_than_asked_is_noticed(tiny):
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    script = str(Path(TINY).parent.parent / "distgan" / "train.py")
+    done = subprocess.run([*launch, "--mixed_precision", "no", script, *tiny], **options())
+    assert done.returncode != 0 and "launch/cpu.yaml" in done.stderr
+
+
+def test_fp16_without_cuda_and_cuda_without_a_device_are_refused(tiny):
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    assert "fp16 needs a CUDA device" in refused(*tiny, "train.precision=fp16", env=hidden)
+    assert "torch sees no CUDA device" in refused(*tiny, "train.device=cuda", env=hidden)
+
+
+def test_a_run_folder_that_cannot_be_written_is_refused(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused(*tiny, f"run_dir={tmp_path / 'file' / 'run'}", status=1)
+
+
+def test_a_run_of_another_config_is_not_gone_on_with(tiny):
+    train(*tiny, "train.length=1 steps")
+    errors = refused(*tiny, "train.length=2 steps", "objective.weight=3", "seed=1")
+    assert "objective.weight: 10.0 in the run, 3.0 now" in errors and "seed: 0 in the run, 1 now" in errors
+    train(*tiny, "train.length=2 steps", "objective.weight=3", "--allow-config-change")
+
+
+def test_a_picture_that_breaks_while_training_is_named(tiny, shapes_shards, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(shapes_shards, broken)
+    for shard in broken.glob("*.tar"):
+        shard.write_bytes(shard.read_bytes().replace(b"IDAT", b"XXXX"))
+    errors = refused(*tiny, f"data.shards={broken}")
+    assert "picture" in errors and ".tar" in errors
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+def test_a_full_disk_is_told_in_one_line_and_leaves_no_half_checkpoint(tiny, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        errors = refused(*tiny, f"run_dir={small / 'run'}", "checkpoint.every=2 steps", "generator.width=32", status=1)
+        assert "No space left on device" in errors and "make room and start again" in errors
+        assert not list((small / "run" / "checkpoints").iterdir())
+    finally:
+        subprocess.run(["umount", small], check=True)

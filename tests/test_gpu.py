@@ -1,0 +1,25 @@
+"""What only a GPU can run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from launching import TINY, lines, train, worst_difference
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("compiled", ["false", "true"])
+def test_every_precision_trains_on_cuda(shapes_shards, tmp_path, precision, compiled):
+    settings = [f"train.precision={precision}", f"train.compile={compiled}", "train.device=cuda"]
+    done = train("--config", TINY, f"data.shards={shapes_shards}", f"run_dir={tmp_path / 'run'}", *settings)
+    assert "on cuda" in done.stderr and "the compiler failed" not in done.stderr
+    assert all(value == value for value in lines(tmp_path / "run")[-1].values())
+
+
+def test_cuda_follows_the_cpu_in_fp64(shapes_shards, tmp_path):
+    common = ["--config", TINY, f"data.shards={shapes_shards}", "train.precision=fp64", "train.length=8 steps"]
+    for device in ("cpu", "cuda"):
+        train(*common, f"run_dir={tmp_path / device}", f"train.device={device}", "train.compile=false")
+    assert worst_difference(tmp_path / "cpu", tmp_path / "cuda") < 1e-8

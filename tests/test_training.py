@@ -1,0 +1,168 @@
+"""Whole trainings in real processes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from launching import TINY, assert_same_weights, command, lines, options, train, worst_difference
+from PIL import Image
+
+
+@pytest.fixture
+def tiny(shapes_shards, tmp_path):
+    """Arguments of a small run into `tmp_path / name`."""
+
+    def arguments(name: str, *overrides: str) -> list[str]:
+        return ["--config", str(TINY), f"data.shards={shapes_shards}", f"run_dir={tmp_path / name}", *overrides]
+
+    return arguments
+
+
+def test_one_and_two_processes_give_the_same_losses_in_fp32(tiny, tmp_path):
+    for processes in (1, 2):
+        train(*tiny(f"run{processes}"), processes=processes)
+    assert len(lines(tmp_path / "run1")) == 20
+    assert worst_difference(tmp_path / "run1", tmp_path / "run2") < 1e-3
+
+
+def test_processes_and_micro_batches_change_nothing_in_fp64(tiny, tmp_path):
+    """With labels, flips, dropout, batch norm in the generator, a lazy penalty and an average over weights."""
+    everything = [
+        "train.precision=fp64",
+        "data.classes=4",
+        "critic.dropout=0.2",
+        "objective.every=3",
+        "train.length=8 steps",
+    ]
+    train(*tiny("alone", *everything))
+    train(*tiny("two", *everything), processes=2)
+    assert worst_difference(tmp_path / "alone", tmp_path / "two") < 1e-9
+    layered = [*everything, "generator.norm=layer"]
+    train(*tiny("whole", *layered))
+    train(*tiny("split", *layered, "train.micro_batch=3"), processes=2)
+    assert worst_difference(tmp_path / "whole", tmp_path / "split") < 1e-9
+
+
+def test_a_run_stopped_after_15_of_30_steps_ends_with_the_same_bits(tiny, tmp_path):
+    often = ["checkpoint.every=10 steps", "tracking.every=4 steps", "samples.every=10 steps"]
+    train(*tiny("calm", *often, "train.length=30 steps"))
+    train(*tiny("stopped", *often, "train.length=15 steps"))
+    train(*tiny("stopped", *often, "train.length=30 steps"))
+    assert_same_weights(tmp_path / "calm", tmp_path / "stopped", 30)
+    clock = ("seconds", "throughput/images_per_second", "throughput/data_wait_fraction")
+    calm, stopped = (
+        [{k: v for k, v in line.items() if k not in clock} for line in lines(tmp_path / n)] for n in ("calm", "stopped")
+    )
+    assert calm == stopped
+    samples = [(tmp_path / name / "samples" / "00000030.png").read_bytes() for name in ("calm", "stopped")]
+    assert samples[0] == samples[1]
+    starts = json.loads((tmp_path / "stopped" / "environment.json").read_text())["starts"]
+    assert [start["step"] for start in starts] == [0, 15]
+
+
+def test_a_signal_to_one_of_two_processes_makes_all_save_and_the_next_start_goes_on(tiny, tmp_path):
+    run = tmp_path / "signalled"
+    train(*tiny("calm", "train.length=40 steps"), processes=2)
+    arguments = tiny("signalled", "train.length=40 steps")
+    process = subprocess.Popen(command(*arguments, processes=2), **_piped())
+    _wait_for_line(run, process)
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(workers) == 2
+    subprocess.run(["kill", f"-{int(signal.SIGUSR1)}", workers[1]], check=True)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    step = lines(run)[-1]["step"]
+    assert (run / "status").read_text() == "preempted\n" and step < 40
+    assert (run / "checkpoints" / f"{step:08d}").is_dir()
+    train(*arguments, processes=2)
+    assert (run / "status").read_text() == "finished\n"
+    assert [line["step"] for line in lines(run)] == list(range(1, 41))
+    assert_same_weights(tmp_path / "calm", run, 40)
+
+
+def test_a_killed_run_goes_on_from_its_newest_checkpoint(tiny, tmp_path):
+    run = tmp_path / "killed"
+    train(*tiny("calm", "checkpoint.every=5 steps", "train.length=60 steps"))
+    arguments = tiny("killed", "checkpoint.every=5 steps", "train.length=60 steps")
+    process = subprocess.Popen(command(*arguments), **_piped())
+    _wait_for_line(run, process, 12)
+    process.kill()
+    process.communicate()
+    assert (run / "status").read_text() == "running\n"
+    train(*arguments)
+    assert [line["step"] for line in lines(run)] == list(range(1, 61))
+    assert_same_weights(tmp_path / "calm", run, 60)
+
+
+def test_the_run_folder_has_what_is_promised(tiny, tmp_path):
+    done = train(*tiny("whole", "samples.every=10 steps", "data.classes=4"), processes=2)
+    run = tmp_path / "whole"
+    assert "processes  2 on cpu" in done.stderr and "step 20/20" in done.stderr
+    start = json.loads((run / "environment.json").read_text())["starts"][0]
+    assert start["world_size"] == 2 and start["packages"]["torch"]
+    assert {path.name for path in (run / "checkpoints" / "00000020").iterdir()} == {
+        "generator.safetensors",
+        "generator_ema.safetensors",
+        "critic.safetensors",
+        "state.safetensors",
+        "state.json",
+    }
+    for name in ("curves.png", "reals.png", "samples/00000000.png", "samples/00000010.png", "samples/00000020.png"):
+        assert Image.open(run / name).size[0] > 100
+    assert Image.open(run / "samples" / "evolution.gif").n_frames == 3
+    again = train("--config", run / "config.yaml", f"run_dir={tmp_path / 'again'}")
+    assert "finished" in again.stderr
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("train.precision=bf16", "critic.norm=layer"),
+        ("objective.loss=relativistic", "objective.penalty=r1r2", "objective.weight=1", "objective.every=2"),
+        ("objective.loss=nonsaturating", "objective.penalty=none", "critic.norm=batch", "train.critic_steps=1"),
+        ("objective.penalty=clip", "critic.optimizer.name=rmsprop", "generator.optimizer.name=rmsprop"),
+        (
+            "generator={name: resnet, width: 8}",
+            "critic={name: resnet, width: 8}",
+            "objective.penalty=lp",
+            "objective.drift=0.001",
+        ),
+        ("generator={name: mlp, width: 16}", "critic={name: mlp, width: 16}", "objective.loss=hinge", "data.classes=4"),
+    ],
+    ids=lambda overrides: " ".join(overrides)[:40],
+)
+def test_every_mode_trains_on_two_processes(tiny, tmp_path, overrides):
+    train(*tiny("run", "train.length=3 steps", *overrides), processes=2)
+    last = lines(tmp_path / "run")[-1]
+    assert last["step"] == 3 and all(value == value for value in last.values())
+
+
+def test_compiled_training_follows_the_eager_one(tiny, tmp_path):
+    small = [
+        "train.length=3 steps",
+        "generator={name: mlp, width: 8}",
+        "critic={name: mlp, width: 8}",
+        "train.precision=fp64",
+    ]
+    train(*tiny("eager", *small))
+    compiled = train(*tiny("compiled", *small, "train.compile=true"))
+    assert ", compiled" in compiled.stderr and "the compiler failed" not in compiled.stderr
+    assert worst_difference(tmp_path / "eager", tmp_path / "compiled") < 1e-12
+
+
+def _piped() -> dict:
+    settings = options(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return {key: value for key, value in settings.items() if key not in ("capture_output", "timeout")}
+
+
+def _wait_for_line(run: Path, process: subprocess.Popen, count: int = 3) -> None:
+    """Until the run has written `count` lines of metrics."""
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < count:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.02)
