@@ -54,8 +54,13 @@ class Runtime:
         for norm in batch_norms(module):
             norm.processes = self.world_size
             if self.world_size > 1:
-                norm.average = average_over_processes
+                norm.average = self._average
         return module
+
+    def _average(self, values: Tensor) -> Tensor:
+        if self.compiles:  # the compiler goes round a collective of ours
+            return torch.compiler.disable(average_over_processes)(values)
+        return average_over_processes(values)
 
     def images(self, pixels: Tensor) -> Tensor:
         """Pictures [N, C, H, W] uint8 on the host as numbers in [-1, 1] on the device."""
@@ -160,7 +165,6 @@ def _mean(values: Tensor) -> Tensor:
     return result / dist.get_world_size()
 
 
-@torch.compiler.disable
 def average_over_processes(values: Tensor) -> Tensor:
     """The mean of `values` over all processes, differentiable (for the statistics of a batch norm)."""
     return _Average.apply(values)

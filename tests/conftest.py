@@ -6,14 +6,19 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve each other on shared cores
 
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of compilers, which would outlive a test
+
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from distgan.data.prepare import prepare  # noqa: E402
 
 torch.set_num_threads(1)
+settings.register_profile("shared", deadline=None, max_examples=40)  # no deadline: others use the cores too
+settings.load_profile("shared")
 
 
 @pytest.fixture(scope="session")

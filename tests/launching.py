@@ -41,12 +41,13 @@ def worst_difference(one: Path, other: Path) -> float:
     """The largest difference of a loss or norm between two runs, relative to the largest value of that metric."""
     first, second = lines(one), lines(other)
     assert [line["step"] for line in first] == [line["step"] for line in second]
-    names = [name for name in first[0] if name.startswith(("critic/", "generator/"))]
+    names = {name for line in first for name in line if name.startswith(("critic/", "generator/"))}
     assert names
-    return max(
-        max(abs(a[name] - b[name]) for a, b in zip(first, second, strict=True)) / max(abs(a[name]) for a in first)
-        for name in names
-    )
+    return max(_worst([(a[name], b[name]) for a, b in zip(first, second, strict=True) if name in a]) for name in names)
+
+
+def _worst(pairs: list[tuple[float, float]]) -> float:
+    return max(abs(a - b) for a, b in pairs) / max(abs(a) for a, _ in pairs)
 
 
 def assert_same_weights(one: Path, other: Path, step: int) -> None:

@@ -152,7 +152,8 @@ def test_compiled_training_follows_the_eager_one(tiny, tmp_path):
     train(*tiny("eager", *small))
     compiled = train(*tiny("compiled", *small, "train.compile=true"))
     assert ", compiled" in compiled.stderr and "the compiler failed" not in compiled.stderr
-    assert worst_difference(tmp_path / "eager", tmp_path / "compiled") < 1e-12
+    # Rounding alone differs; Adam with beta1 0 then magnifies it where a gradient is nearly nothing.
+    assert worst_difference(tmp_path / "eager", tmp_path / "compiled") < 1e-9
 
 
 def _piped() -> dict:

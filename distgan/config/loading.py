@@ -175,7 +175,7 @@ def _mistake(problem: dict, tree: dict) -> Mistake:
     path = _path(problem["loc"], tree)
     key = ".".join(map(str, path))
     kind = problem["type"]
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "invalid_key"):
         near = nearest_key(key)
         hint = f"; nearest: {near}" if near else ""
         if near == key:

@@ -64,7 +64,9 @@ def start():
     for process in started:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()  # not read to its end: an orphaned worker would hold it open
+        process.stderr.close()
 
 
 @pytest.fixture

@@ -1,0 +1,237 @@
+"""The critic step against the papers, image by image, in float64; alone, compiled, and over processes."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from critic_reference import CRITIC_LOSSES, CRITICS, PENALTIES, batch, difference, gradients, reference_loss, rows, small_critic
+from forked import in_processes
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from distgan.objectives import critic as critic_module
+from distgan.objectives.critic import CriticObjective
+from distgan.objectives.penalties import PENALTIES as TABLE
+from distgan.objectives.penalties import Penalty, image_norms, interpolate, two_sided
+from distgan.runtime import average_over_processes, compile_or_fall_back
+
+ROUNDING = 1e-12
+
+
+def error(name: str, *, classes: int = 0, norm: str = "none", penalise: bool = True, count: int = 5, **settings) -> float:
+    """How far the objective's parameter gradients and loss are from the reference's."""
+    critic, inputs = small_critic(name, classes, norm), batch(name, count, classes)
+    wanted = reference_loss(critic, inputs, penalise=penalise, **settings)
+    loss, _ = CriticObjective(critic, **settings)(**inputs, penalise=penalise)
+    assert abs(loss.item() - wanted.item()) <= ROUNDING * max(1, abs(wanted.item()))
+    return difference(gradients(loss, critic), gradients(wanted, critic))
+
+
+class TestAgainstThePapers:
+    def test_every_loss_and_penalty_is_compared_here(self):
+        assert set(TABLE) == {name for name, (where, _) in PENALTIES.items() if where}
+        assert set(CRITIC_LOSSES) == set(critic_module.LOSSES)
+
+    @pytest.mark.parametrize("penalty", PENALTIES)
+    @pytest.mark.parametrize("name", CRITICS)
+    def test_every_penalty_on_every_family(self, name, penalty):
+        assert error(name, penalty=penalty, count=4) <= ROUNDING
+
+    @pytest.mark.parametrize("loss", CRITIC_LOSSES)
+    @pytest.mark.parametrize("penalty", ["gp", "r1r2"])
+    def test_every_loss(self, loss, penalty):
+        assert error("mlp", loss=loss, penalty=penalty) <= ROUNDING
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"drift": 0.3},
+            {"every": 4},
+            {"every": 4, "penalise": False},
+            {"weight": 0.7, "target": 2.5, "penalty": "lp"},
+            {"weight": 0.0},
+            {"classes": 3},
+            {"classes": 3, "penalty": "r1r2", "loss": "relativistic", "drift": 0.1, "every": 2},
+        ],
+    )
+    @pytest.mark.parametrize("name", ["mlp", "dcgan"])
+    def test_every_setting(self, name, settings):
+        assert error(name, **settings) <= ROUNDING
+
+    @pytest.mark.parametrize("norm", ["layer", "instance", "group"])
+    def test_norms_that_look_at_one_image(self, norm):
+        assert error("dcgan", norm=norm) <= ROUNDING * 10
+
+    def test_the_parts_are_what_they_are_called(self):
+        critic, inputs = small_critic("dcgan"), batch("dcgan", 6)
+        loss, parts = CriticObjective(critic, weight=10, every=3)(**inputs)
+        assert not any(part.requires_grad for part in parts.values())
+        scores = {role: critic(inputs[role]).detach() for role in ("real", "fake")}
+        wasserstein = scores["real"].mean() - scores["fake"].mean()
+        torch.testing.assert_close(parts["critic/wasserstein"], wasserstein)
+        torch.testing.assert_close(parts["critic/loss"], loss.detach())
+        torch.testing.assert_close(loss.detach(), -wasserstein + 30 * parts["critic/penalty"])
+        assert parts["critic/grad_norm_mean"] < parts["critic/grad_norm_max"]
+
+    def test_an_update_without_penalty_has_no_parts_of_it(self):
+        inputs = batch("mlp", 2)
+        assert set(CriticObjective(small_critic("mlp"), every=2)(**inputs, penalise=False)[1]) == {
+            "critic/loss",
+            "critic/wasserstein",
+        }
+
+    def test_a_flat_critic_has_no_nan(self):
+        critic = small_critic("dcgan")
+        nn.init.zeros_(critic.score.linear.weight)
+        loss, _ = CriticObjective(critic)(**batch("dcgan", 3))
+        assert all(torch.isfinite(gradient).all() for gradient in gradients(loss, critic).values())
+
+    def test_nothing_flows_into_the_fakes(self):
+        inputs = batch("mlp", 3)
+        fake = inputs["fake"].clone().requires_grad_()
+        loss, _ = CriticObjective(small_critic("mlp"), penalty="r1r2")(**{**inputs, "fake": fake.detach()})
+        loss.backward()
+        assert fake.grad is None
+
+    def test_the_order_of_the_images_does_not_matter(self):
+        critic, inputs = small_critic("dcgan", 3), batch("dcgan", 6, 3)
+        turned = {name: value.flip(0) for name, value in inputs.items()}
+        one, two = (gradients(CriticObjective(critic)(**given)[0], critic) for given in (inputs, turned))
+        assert difference(one, two) <= ROUNDING
+
+
+class TestFaultsAreCaught:
+    """What has gone wrong in other programs, planted: the comparison above must see it."""
+
+    def test_one_norm_over_the_batch(self, monkeypatch):
+        monkeypatch.setattr(critic_module, "image_norms", lambda g: image_norms(g.flatten()[None, :, None, None]))
+        with pytest.raises(AssertionError):
+            assert error("dcgan") <= ROUNDING
+
+    def test_one_epsilon_for_the_batch(self, monkeypatch):
+        def points(real, fake, epsilon):
+            return interpolate(real, fake, epsilon[:1].expand_as(epsilon))
+
+        monkeypatch.setitem(TABLE, "gp", Penalty(points, two_sided))
+        with pytest.raises(AssertionError):
+            assert error("dcgan") <= ROUNDING
+
+    def test_a_penalty_that_is_not_differentiated(self, monkeypatch):
+        monkeypatch.setattr(critic_module, "image_norms", lambda g: image_norms(g).detach())
+        assert error("mlp") > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "penalty"), [("mlp", "gp"), ("dcgan", "r1")])
+def test_compiled_is_eager(name, penalty, recwarn):
+    critic, inputs = small_critic(name), batch(name, 4)
+    objective = CriticObjective(critic, penalty=penalty, weight=3.0)
+    loss, parts = objective(**inputs)
+    eager = gradients(loss, critic)
+    objective.compute = compile_or_fall_back(objective.compute)
+    compiled_loss, compiled_parts = objective(**inputs)
+    assert difference(gradients(compiled_loss, critic), eager) <= ROUNDING
+    assert abs(compiled_loss.item() - loss.item()) <= ROUNDING * abs(loss.item())
+    for part, value in parts.items():
+        torch.testing.assert_close(compiled_parts[part], value, rtol=ROUNDING, atol=ROUNDING)
+    assert not [warning for warning in recwarn if "compiler failed" in str(warning.message)]
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_goes_on_without_and_says_so_once(monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    call = compile_or_fall_back(lambda x: (x * 1.25 + 3).sin())
+    with pytest.warns(UserWarning, match="the compiler failed, going on without it") as told:
+        found = [call(torch.full((3,), value)) for value in (1.0, 2.0)]
+    torch.testing.assert_close(torch.stack(found), torch.tensor([[4.25] * 3, [5.5] * 3]).sin())
+    assert len([warning for warning in told if "train.compile" in str(warning.message)]) == 1
+
+
+# --- over processes -------------------------------------------------------------------------------------------------
+
+COUNT = 12
+CASES = {
+    "gp": {},
+    "lp": {"penalty": "lp", "target": 0.2},
+    "r1": {"penalty": "r1", "loss": "nonsaturating"},
+    "r1r2": {"penalty": "r1r2", "loss": "relativistic", "drift": 0.1},
+    "lazy": {"penalty": "r1", "every": 4},
+    "lazy without": {"penalty": "r1", "every": 4, "penalise": False},
+}
+
+
+def wrap(objective: nn.Module) -> DistributedDataParallel:
+    """As the runtime has accelerate do it."""
+    return DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def synchronised(rank: int, cases: dict, micro: int, bypass: bool) -> list[dict]:
+    """The gradients of each case on this process, after two updates through one wrapper as Trainer._update does them;
+    `bypass`: the penalty has a backward of its own past the wrapper."""
+    found = []
+    local = COUNT // torch.distributed.get_world_size()
+    for settings in cases.values():
+        settings = dict(settings)
+        penalise = settings.pop("penalise", True)
+        critic, inputs = small_critic("dcgan"), rows(batch("dcgan", COUNT), rank * local, (rank + 1) * local)
+        objective = CriticObjective(critic, **settings)
+        wrapped = wrap(objective)
+        for _ in range(2):
+            critic.zero_grad()
+            starts = list(range(0, local, micro))
+            for start in starts:
+                part = rows(inputs, start, min(start + micro, local))
+                share = len(part["keys"]) / local
+                with wrapped.no_sync() if start != starts[-1] else contextlib.nullcontext():
+                    loss, _ = wrapped(**part, penalise=penalise and not bypass)
+                    (loss * share).backward()
+                if bypass:
+                    whole, scores = objective(**part)[0], objective(**part, penalise=False)[0]
+                    ((whole - scores) * share).backward()
+        found.append({name: parameter.grad.clone() for name, parameter in critic.named_parameters()})
+    return found
+
+
+def alone(settings: dict) -> dict:
+    critic = small_critic("dcgan")
+    return gradients(reference_loss(critic, batch("dcgan", COUNT), **settings), critic)
+
+
+@pytest.mark.parametrize(("world_size", "micro"), [(2, 4), (2, 6), (3, 3)])
+def test_processes_and_micro_batches_have_the_gradients_of_one_process(tmp_path, world_size, micro):
+    """Micro-batches of 4 and 2 on each of two processes: uneven on purpose."""
+    ranks = in_processes(world_size, tmp_path, synchronised, CASES, micro, False)
+    for place, settings in enumerate(CASES.values()):
+        wanted = alone(settings)
+        assert difference(ranks[0][place], wanted) <= ROUNDING
+        for other in ranks[1:]:
+            assert all(torch.equal(other[place][name], ranks[0][place][name]) for name in wanted)
+
+
+def test_a_penalty_whose_backward_goes_past_the_wrapper_is_caught(tmp_path):
+    ranks = in_processes(2, tmp_path, synchronised, {"gp": {}}, 6, True)
+    assert difference(ranks[0][0], alone({})) > 1e-3
+    assert difference(ranks[0][0], ranks[1][0]) > 1e-3
+
+
+def averaged(rank: int, values: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    mine = values[rank].clone().requires_grad_()
+    mean = average_over_processes(mine)
+    (mean.square() * weights[rank]).sum().backward()
+    return mean.detach(), mine.grad
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_the_mean_over_processes_is_differentiated_as_in_one(tmp_path, world_size):
+    """DDP takes the mean of the processes' losses, so that is the loss whose gradient is wanted, times world size."""
+    values = torch.randn(world_size, 2, 4, dtype=torch.float64)
+    weights = torch.randn(world_size, 2, 4, dtype=torch.float64)
+    ranks = in_processes(world_size, tmp_path, averaged, values, weights)
+    whole = values.clone().requires_grad_()
+    (whole.mean(0).square() * weights).sum(dim=(1, 2)).mean().backward()
+    for rank, (mean, gradient) in enumerate(ranks):
+        torch.testing.assert_close(mean, values.mean(0), rtol=1e-14, atol=1e-15)
+        torch.testing.assert_close(gradient, whole.grad[rank] * world_size, rtol=1e-13, atol=1e-15)
