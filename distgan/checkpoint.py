@@ -84,7 +84,7 @@ def load(folder: Path, state: TrainState) -> tuple[dict[str, Tensor], dict | Non
         load_network(folder / name, network)
     tensors = _read(folder / _TENSORS)
     for name, optimizer in state.optimizers.items():
-        _load_optimizer(name, optimizer, tensors)
+        _load_optimizer(name, optimizer, tensors, folder / _TENSORS)
     try:
         record = json.loads((folder / _PROGRESS).read_text())
         progress, scaler = Progress(**record["progress"]), record["scaler"]
@@ -132,13 +132,16 @@ def _optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str,
     }
 
 
-def _load_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def _load_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
     """Moments and step counts; learning rates and the like stay those of the config."""
+    moment = "exp_avg_sq" if "betas" in optimizer.param_groups[0] else "square_avg"
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if key.startswith(f"{name}."):
             _, index, field = key.split(".")
             state.setdefault(int(index), {})[field] = tensor
+    if not all(moment in fields for fields in state.values()):
+        raise UserError(f"{path}: is of another optimizer; set {name}.optimizer.name back, or use another run_dir")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, fields in optimizer.state.items():
         for field, tensor in fields.items():

@@ -44,18 +44,18 @@ def _main_only(method):
 class Recorder:
     """Lines, sample grids, curves and the status of a run."""
 
-    def __init__(self, config: Config, folder: RunFolder, progress: Progress, is_main: bool, summary: str) -> None:
+    def __init__(self, config: Config, folder: RunFolder, progress: Progress, world_size: int, is_main: bool) -> None:
         self.config, self.folder, self.is_main = config, folder, is_main
-        self._progress, self._summary = progress, summary
+        self._progress, self._world_size = progress, world_size
         self._tracker: Tracker | None = None
         self._last = (progress.images, progress.seconds, 0.0)
 
     @_main_only
-    def start(self, generator: nn.Module, shards: ShardSet) -> None:
-        """Writes config, environment and the pictures of before the first step; opens what receives metrics."""
-        print(self._summary, file=sys.stderr, flush=True)
+    def start(self, generator: nn.Module, shards: ShardSet, summary: str) -> None:
+        """Tells `summary`, writes config, environment and first pictures, and opens what receives metrics."""
+        print(summary, file=sys.stderr, flush=True)
         write_atomically(self.folder.config, dump_config(self.config))
-        record_start(self.folder.environment, self._progress.step, int(self._summary.split()[1]))
+        record_start(self.folder.environment, self._progress.step, self._world_size)
         write_atomically(self.folder.status, "running\n")
         step, total = self._progress.step, self.config.total_steps
         off_beat = step % self.config.tracking.every.steps(self.config.images_per_step) != 0

@@ -29,6 +29,9 @@ def main() -> int:
         if os.environ.get("RANK", "0") == "0" or not error.everywhere:
             print(f"distgan: {error}".replace("\n", "\ndistgan: "), file=sys.stderr, flush=True)
         return error.exit_status
+    except KeyboardInterrupt:
+        print("distgan: interrupted; start again to go on from the newest checkpoint", file=sys.stderr)
+        return 130
     except RuntimeError as error:
         if "by peer" not in str(error):  # gloo's words for a connection that the other side closed
             raise

@@ -100,8 +100,8 @@ class Trainer:
         status = "failed"
         vote, signals, clock = Vote(self.runtime.world_size), StopSignals(), Clock(self.progress.seconds)
         stream = self._stream()
-        self.recorder = Recorder(self.config, self.folder, self.progress, self.runtime.is_main, self._summary())
-        self.recorder.start(self.average.network, self.shards)
+        self.recorder = Recorder(self.config, self.folder, self.progress, self.runtime.world_size, self.runtime.is_main)
+        self.recorder.start(self.average.network, self.shards, self._summary())
         line, sample, save = self._jobs(stream, clock)
         total, stop = self.config.total_steps, False
         try:

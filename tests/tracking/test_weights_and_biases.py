@@ -1,0 +1,122 @@
+"""W&B as it is, without a network: what it writes is read back by its own tool."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import wandb
+
+from distgan.config.loading import validate
+from distgan.run_folder import RunFolder
+from distgan.tracking import pictures
+from distgan.tracking.weights_and_biases import WandbSink, new_run_id
+
+
+def config(folder: Path, mode: str):
+    return validate(
+        {
+            "run_dir": str(folder),
+            "data": {"shards": "x", "resolution": 32},
+            "train": {"length": "10 steps"},
+            "generator": {"name": "mlp"},
+            "critic": {"name": "mlp"},
+            "tracking": {"wandb": {"mode": mode, "project": "tests", "tags": ["a"], "group": "g"}},
+        }
+    )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A run folder, and no account anywhere near."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "NETRC", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    found = RunFolder(tmp_path / "run")
+    found.create()
+    return found
+
+
+def start(folder: RunFolder, run_id: str, step: int, *steps: int, mode: str = "offline", status: str = "finished") -> None:
+    """A start of a run: a grid at its first step, a line at each of `steps`."""
+    sink = WandbSink(config(folder.path, mode), folder, run_id, step)
+    pictures.save(pictures.grid(__import__("torch").zeros(1, 3, 32, 32), 1), folder.sample(step))
+    if step == 0:
+        sink.picture("samples", folder.sample(0), 0)
+    for number in steps:
+        sink.metrics({"step": number, "kimg": number / 10, "seconds": 1.0, "critic/loss": number / 3, "bad": float("nan")})
+    sink.close(status)
+
+
+def records(folder: RunFolder) -> list[list[dict]]:
+    """The records of each start, in order of time, by `wandb leet inspect`."""
+    found = []
+    for log in sorted(folder.path.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime):
+        command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(log)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        if done.returncode:
+            pytest.skip(f"`wandb leet inspect` is not there: {done.stderr.strip()[:100]}")
+        found.append([json.loads(line) for line in done.stdout.splitlines()])
+    return found
+
+
+def history(start: list[dict]) -> list[dict]:
+    """The history rows of a start as plain dictionaries."""
+    rows = []
+    for record in start:
+        if record.get("type") == "history":
+            body = record.get("history") or record.get("data") or record
+            items = body["item"] if "item" in body else body.get("items", [])
+            rows.append({".".join(i.get("nested_key") or [i.get("key", "")]): json.loads(i["value_json"]) for i in items})
+    return rows
+
+
+def test_each_step_of_two_starts_is_written_once_under_one_id(folder):
+    run_id = new_run_id()
+    start(folder, run_id, 0, 10, 20, 20, status="preempted")
+    start(folder, run_id, 20, 10, 20, 30)
+    starts = records(folder)
+    print(json.dumps(starts[0], indent=0)[:6000])
+    rows = [row for one in starts for row in history(one)]
+    assert len(starts) == 2
+    assert [row["step"] for row in rows if "critic/loss" in row] == [10, 20, 30]
+    assert [row["critic/loss"] for row in rows if "critic/loss" in row] == [10 / 3, 20 / 3, 10]
+    assert not any("bad" in row for row in rows)
+    assert sum("samples" in key for row in rows for key in row) >= 1
+    for one in starts:
+        assert run_id in json.dumps(one) and '"tests"' in json.dumps(one)
+
+
+def test_online_without_a_key_writes_offline_with_one_warning(folder, capfd):
+    start(folder, new_run_id(), 0, 10, mode="online")
+    errors = capfd.readouterr().err
+    assert errors.count("distgan: W&B:") == 1 and "no API key" in errors and "writing offline instead" in errors
+    assert len(list(folder.path.glob("wandb/offline-run-*/*.wandb"))) == 1
+
+
+@pytest.mark.parametrize("where", ["init", "log", "finish"])
+def test_nothing_that_it_raises_stops_a_run(folder, monkeypatch, capfd, where):
+    class Run:
+        summary = {}
+
+        def __getattr__(self, name):
+            def call(*args, **kwargs):
+                if name == where:
+                    raise ConnectionError("the server\nis gone")
+
+            return call
+
+    def init(**_):
+        if where == "init":
+            raise ConnectionError("the server\nis gone")
+        return Run()
+
+    monkeypatch.setattr(wandb, "init", init)
+    start(folder, "id", 0, 10, 20)
+    errors = capfd.readouterr().err
+    assert errors.count("distgan: W&B: ConnectionError: the server;") == 1 and "metrics.jsonl has everything" in errors
+    assert "is gone" not in errors
