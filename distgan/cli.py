@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     preparing = commands.add_parser("prepare", help="pictures to shards", description="Writes pictures as shards.")
     prepare.add_arguments(preparing)
-    preparing.set_defaults(run=prepare.run)
+    preparing.set_defaults(action=prepare.run)
 
     sampling = commands.add_parser(
         "sample", help="pictures from a run", description="Draws a grid of pictures from a run's newest checkpoint."
@@ -35,18 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     sampling.add_argument("--seed", type=int, default=0, help="of the latents, default 0")
     sampling.add_argument("--label", type=int, default=None, help="class of a conditional run; default: all in turn")
     sampling.add_argument("--raw", action="store_true", help="the last weights instead of their running average")
-    sampling.set_defaults(run=_sample)
+    sampling.set_defaults(action=_sample)
 
     showing = commands.add_parser(
         "config", help="all keys of a config, or a resolved config", description="Shows every key, or a whole config."
     )
     showing.add_argument("--config", action="append", default=[], metavar="FILE", help="show this config resolved")
     showing.add_argument("overrides", nargs="*", metavar="key.path=value")
-    showing.set_defaults(run=_config)
+    showing.set_defaults(action=_config)
 
     args = parser.parse_args(argv)
     try:
-        return args.run(args)
+        return args.action(args)
     except UserError as error:
         print(f"distgan: {error}".replace("\n", "\ndistgan: "), file=sys.stderr)
         return error.exit_status

@@ -16,7 +16,14 @@ def train(
     *arguments: str | Path, processes: int | None = None, check: bool = True, **kwargs
 ) -> subprocess.CompletedProcess:
     """`python distgan/train.py ...`, or with `processes` under `accelerate launch`."""
-    return subprocess.run(command(*arguments, processes=processes), **options(**kwargs), check=check)
+    return run(command(*arguments, processes=processes), check=check, **kwargs)
+
+
+def run(words: list[str], *, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
+    """A command to its end, which must be a success with `check`."""
+    done = subprocess.run(words, **options(**kwargs))
+    assert not check or done.returncode == 0, f"{words} ended with {done.returncode}:\n{done.stderr}"
+    return done
 
 
 def command(*arguments: str | Path, processes: int | None = None) -> list[str]:

@@ -106,13 +106,17 @@ def test_imports_point_downwards_only():
 
 def test_no_two_files_import_each_other():
     files = sources()
-    modules = {f"distgan.{file.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"): file for file in files}
+    modules = {
+        f"distgan.{file.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"): file for file in files
+    }
     needs = {m: {n for n in imported(files[file]) if n in modules} - {m} for m, file in modules.items()}
     while free := [module for module, others in needs.items() if not others & needs.keys()]:
         for module in free:
             del needs[module]
     # a package that names its own modules is imported with each of them: that alone is no cycle
-    inner = {module: {n for n in others & needs.keys() if not module.startswith(n + ".")} for module, others in needs.items()}
+    inner = {
+        module: {n for n in others & needs.keys() if not module.startswith(n + ".")} for module, others in needs.items()
+    }
     while free := [module for module, others in inner.items() if not others & inner.keys()]:
         for module in free:
             del inner[module]
@@ -164,7 +168,9 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess:
 
 
 def test_a_config_is_loaded_without_torch():
-    code = "import sys, distgan.config as c; c.load_config(sys.argv[1:]); c.reference(); assert 'torch' not in sys.modules"
+    code = (
+        "import sys, distgan.config as c; c.load_config(sys.argv[1:]); c.reference(); assert 'torch' not in sys.modules"
+    )
     done = run(code, ROOT / "configs" / "quickstart.yaml")
     assert done.returncode == 0, done.stderr
 

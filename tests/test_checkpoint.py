@@ -61,7 +61,9 @@ def train(state: checkpoint.TrainState, steps: int, seed: int = 0) -> None:
 
 def everything(state: checkpoint.TrainState) -> dict[str, torch.Tensor]:
     """All tensors of a state by name."""
-    found = {f"{file}.{name}": t for file, network in state.networks.items() for name, t in network.state_dict().items()}
+    found = {
+        f"{file}.{name}": t for file, network in state.networks.items() for name, t in network.state_dict().items()
+    }
     for name, optimizer in state.optimizers.items():
         for index, fields in optimizer.state_dict()["state"].items():
             found |= {f"{name}.{index}.{field}": tensor for field, tensor in fields.items()}
@@ -246,7 +248,9 @@ class TestDamage:
         shutil.copy(folder / checkpoint.CRITIC, folder / checkpoint.GENERATOR)
         assert f"{folder / checkpoint.GENERATOR}: does not fit the network of the config" in self.refused(folder)
 
-    @pytest.mark.parametrize("content", ["[]", "3", "{}", '{"progress": {}}', '{"progress": {"epoch": 3}, "scaler": null}'])
+    @pytest.mark.parametrize(
+        "content", ["[]", "3", "{}", '{"progress": {}}', '{"progress": {"epoch": 3}, "scaler": null}']
+    )
     def test_a_state_of_another_program_is_named(self, folder, content):
         (folder / "state.json").write_text(content)
         assert "state.json" in self.refused(folder)

@@ -55,7 +55,10 @@ def test_what_does_not_shape_the_run_may_change(folder, tree):
         ({"samples": {"count": 4}}, "samples.count: 64 in the run, 4 now"),
         ({"data": {"flip": True}}, "data.flip: False in the run, True now"),
         ({"critic": {"optimizer": {"lr": 1.0}}}, "critic.optimizer.lr: 0.0001 in the run, 1.0 now"),
-        ({"critic": {"optimizer": {"betas": [0.5, 0.9]}}}, "critic.optimizer.betas: [0.0, 0.9] in the run, [0.5, 0.9] now"),
+        (
+            {"critic": {"optimizer": {"betas": [0.5, 0.9]}}},
+            "critic.optimizer.betas: [0.0, 0.9] in the run, [0.5, 0.9] now",
+        ),
         ({"generator": {"name": "dcgan"}}, "generator.upsample: (not there) in the run, transposed now"),
         ({"generator": {"name": "dcgan"}}, "generator.depth: 3 in the run, (not there) now"),
     ],

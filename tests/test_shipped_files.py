@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from launching import ROOT, lines, options, train
+from launching import ROOT, lines, run, train
 from PIL import Image
 
 from distgan.config import load_config
@@ -87,7 +87,7 @@ def test_every_command_of_the_readme_works(tmp_path):
             if "distgan/train.py" in words:
                 length = [] if any(word.startswith("train.length") for word in words) else ["train.length=2 steps"]
                 words = [word.replace("500 steps", "3 steps") for word in words] + length + ["samples.count=4"]
-            subprocess.run(words, **options(cwd=tmp_path, env=environment), check=True)
+            run(words, cwd=tmp_path, env=environment)
             ran += 1
         else:
             assert words[0] in ("python3", "pip"), f"no test runs {command!r}"

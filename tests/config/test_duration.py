@@ -26,7 +26,9 @@ def test_a_duration_is_a_number_and_a_unit(text, amount, unit, seconds):
     assert (duration.amount, duration.unit, duration.seconds) == (amount, unit, seconds)
 
 
-@pytest.mark.parametrize("value", ["20", 20, "steps", "-1 steps", "1e3 steps", "3 weeks", "0 steps", "0.0 h", None, "1,5 h"])
+@pytest.mark.parametrize(
+    "value", ["20", 20, "steps", "-1 steps", "1e3 steps", "3 weeks", "0 steps", "0.0 h", None, "1,5 h"]
+)
 def test_what_is_no_duration_is_refused_with_an_example(value):
     with pytest.raises(ValueError, match='"1?20? steps"|"1 steps"'):
         parse_duration(value)

@@ -95,7 +95,10 @@ class TestMerging:
             "name": "mlp",
             "width": 8,
         }
-        assert merge({"generator": old}, {"generator": {"name": "dcgan", "width": 8}})["generator"] == {**old, "width": 8}
+        assert merge({"generator": old}, {"generator": {"name": "dcgan", "width": 8}})["generator"] == {
+            **old,
+            "width": 8,
+        }
         assert merge({"generator": old}, {"generator": {"width": 8}})["generator"] == {**old, "width": 8}
 
     def test_an_optimizer_of_another_name_starts_afresh_and_is_adam_unless_named(self):
@@ -109,7 +112,9 @@ class TestMerging:
         shared = {"generator": {"optimizer": {"lr": 1e-3}}}
         assert merge(shared, {"generator": {"name": "mlp"}})["generator"] == {"name": "mlp", "optimizer": {"lr": 1e-3}}
 
-    @given(st.dictionaries(st.sampled_from("abc"), st.integers() | st.dictionaries(st.sampled_from("de"), st.integers())))
+    @given(
+        st.dictionaries(st.sampled_from("abc"), st.integers() | st.dictionaries(st.sampled_from("de"), st.integers()))
+    )
     def test_merging_with_nothing_or_with_itself_changes_nothing(self, tree):
         assert merge(tree, {}) == merge({}, tree) == merge(tree, tree) == tree
 
@@ -160,7 +165,10 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("tree", "line"),
         [
-            ({"train": {"batch_sise": 3}}, "train.batch_sise: 3 is set, but there is no such key; nearest: train.batch_size"),
+            (
+                {"train": {"batch_sise": 3}},
+                "train.batch_sise: 3 is set, but there is no such key; nearest: train.batch_size",
+            ),
             ({"batch_size": 3}, "batch_size: 3 is set, but there is no such key; nearest: train.batch_size"),
             ({1: 1}, "1: 1 is set, but there is no such key"),
             ({"train": {"batch_size": 0}}, "train.batch_size: 0 is not allowed; must be greater than or equal to 1"),
@@ -175,19 +183,40 @@ class TestMistakes:
                 "objective.penalty: 'wgan-gp' is not allowed; must be 'gp', 'lp', 'r1', 'r2', 'r1r2', 'clip' or 'none'",
             ),
             ({"critic": {"name": "unet"}}, "critic.name: 'unet' is not known; allowed: mlp, dcgan, resnet"),
-            ({"critic": {"optimizer": {"name": "sgd"}}}, "critic.optimizer.name: 'sgd' is not known; allowed: adam, rmsprop"),
+            (
+                {"critic": {"optimizer": {"name": "sgd"}}},
+                "critic.optimizer.name: 'sgd' is not known; allowed: adam, rmsprop",
+            ),
             (
                 {"critic": {"optimizer": {"name": "rmsprop", "betas": [0, 0.9]}}},
                 "critic.optimizer.betas: [0, 0.9] is set, but there is no such key for this critic.optimizer.name",
             ),
-            ({"critic": {"optimizer": {"betas": [0, 1]}}}, "critic.optimizer.betas.1: 1 is not allowed; must be less than 1"),
+            (
+                {"critic": {"optimizer": {"betas": [0, 1]}}},
+                "critic.optimizer.betas.1: 1 is not allowed; must be less than 1",
+            ),
             ({"train": None}, "train: None is not allowed; must be a section: a mapping of keys"),
             ({"critic": 3}, "critic: 3 is not allowed; must be a section: a mapping of keys"),
-            ({"tracking": {"wandb": {"tags": ["a", " "]}}}, "tracking.wandb.tags.1: ' ' is not allowed; must be a tag that is"),
-            ({"train": {"length": "20 min"}}, "train.length: '20 min' is not allowed; must be a duration in steps or kimg"),
-            ({"train": {"length": "1.5 steps"}}, "train.length: '1.5 steps' is not allowed; must be a whole number of steps"),
-            ({"checkpoint": {"every": "a week"}}, "checkpoint.every: 'a week' is not allowed; must be a duration: a number"),
-            ({"critic": {"optimizer": {"lr": float("inf")}}}, "critic.optimizer.lr: inf is not allowed; must be a finite number"),
+            (
+                {"tracking": {"wandb": {"tags": ["a", " "]}}},
+                "tracking.wandb.tags.1: ' ' is not allowed; must be a tag that is",
+            ),
+            (
+                {"train": {"length": "20 min"}},
+                "train.length: '20 min' is not allowed; must be a duration in steps or kimg",
+            ),
+            (
+                {"train": {"length": "1.5 steps"}},
+                "train.length: '1.5 steps' is not allowed; must be a whole number of steps",
+            ),
+            (
+                {"checkpoint": {"every": "a week"}},
+                "checkpoint.every: 'a week' is not allowed; must be a duration: a number",
+            ),
+            (
+                {"critic": {"optimizer": {"lr": float("inf")}}},
+                "critic.optimizer.lr: inf is not allowed; must be a finite number",
+            ),
             ({"seed": "x" * 99}, f"seed: {'x' * 56!r}"[:-1] + "... is not allowed"),
         ],
     )

@@ -78,7 +78,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     assert read_yaml(tmp_path / "empty.yaml") == {}
 
 
-WORDS = st.sampled_from(["off", "1e-4", "010", "true", "null", "~", "", "0x1F", "1:30", "é", " a", "#", "- a", ".5", "="])
+WORDS = st.sampled_from(
+    ["off", "1e-4", "010", "true", "null", "~", "", "0x1F", "1:30", "é", " a", "#", "- a", ".5", "="]
+)
 VALUES = st.recursive(
     WORDS | st.text("abc01.e-: ", max_size=8) | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS | st.text("ab1", max_size=3), inner, max_size=3),

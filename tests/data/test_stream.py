@@ -56,7 +56,9 @@ def decoded(shards: ShardSet) -> tuple[torch.Tensor, torch.Tensor]:
             file.seek(row["offset"])
             picture = Image.open(io.BytesIO(file.read(row["size"])))
         pixels.append(np.asarray(picture.convert("RGB")))
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), torch.from_numpy(shards.samples["label"].astype("i8"))
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), torch.from_numpy(
+        shards.samples["label"].astype("i8")
+    )
 
 
 def test_pixels_and_labels_are_those_of_another_decoder(sets):
@@ -81,7 +83,13 @@ def test_the_slices_of_all_ranks_are_the_stream_of_one(sets, shards, world_size,
         read(sets[shards], batches, rank=rank, world_size=world_size, threads=threads, **common)
         for rank in range(world_size)
     ]
-    rows = torch.cat([torch.arange(b * local, (b + 1) * local) + r * batches * local for b in range(batches) for r in range(world_size)])
+    rows = torch.cat(
+        [
+            torch.arange(b * local, (b + 1) * local) + r * batches * local
+            for b in range(batches)
+            for r in range(world_size)
+        ]
+    )
     joined = tuple(torch.cat(part)[rows] for part in zip(*ranks, strict=True))
     assert same(joined, read(sets[1], batches, **common))
 
@@ -112,7 +120,9 @@ def test_the_order_does_not_depend_on_the_pieces_it_is_asked_for_in(count, start
 
 
 def test_epochs_and_seeds_have_their_own_order():
-    orders = [Order(COUNT, seed).samples(epoch * COUNT, (epoch + 1) * COUNT).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    orders = [
+        Order(COUNT, seed).samples(epoch * COUNT, (epoch + 1) * COUNT).tolist() for seed in (0, 1) for epoch in (0, 1)
+    ]
     assert len({tuple(order) for order in orders}) == 4
 
 
@@ -155,7 +165,9 @@ class TestDamage:
         shard = broken.paths[1]
         data = shard.read_bytes()
         shard.write_bytes(data[: len(data) // 2])
-        with pytest.raises(DataError, match=rf"{shard}: picture \d+ at byte \d+: the shard ends after \d+ of its \d+ bytes"):
+        with pytest.raises(
+            DataError, match=rf"{shard}: picture \d+ at byte \d+: the shard ends after \d+ of its \d+ bytes"
+        ):
             read(broken, 3, batch_size=10, threads=threads)
 
     def test_a_corrupt_picture_is_named(self, broken):
@@ -174,7 +186,9 @@ class TestDamage:
 
     @pytest.mark.parametrize("asked", [{"resolution": 32}, {"channels": 1, "resolution": 20}])
     def test_a_picture_of_another_size_is_named_with_both_sizes(self, sets, asked):
-        with pytest.raises(DataError, match=r"\.tar: picture \d+ .*it has shape \(\d, 16, 16\), and the config asks for"):
+        with pytest.raises(
+            DataError, match=r"\.tar: picture \d+ .*it has shape \(\d, 16, 16\), and the config asks for"
+        ):
             read(sets[1], 1, batch_size=4, **asked)
 
     def test_what_was_read_before_the_damage_is_still_given(self, broken):

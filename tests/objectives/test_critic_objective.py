@@ -6,7 +6,17 @@ import contextlib
 
 import pytest
 import torch
-from critic_reference import CRITIC_LOSSES, CRITICS, PENALTIES, batch, difference, gradients, reference_loss, rows, small_critic
+from critic_reference import (
+    CRITIC_LOSSES,
+    CRITICS,
+    PENALTIES,
+    batch,
+    difference,
+    gradients,
+    reference_loss,
+    rows,
+    small_critic,
+)
 from forked import in_processes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -20,7 +30,9 @@ from distgan.runtime import average_over_processes, compile_or_fall_back
 ROUNDING = 1e-12
 
 
-def error(name: str, *, classes: int = 0, norm: str = "none", penalise: bool = True, count: int = 5, **settings) -> float:
+def error(
+    name: str, *, classes: int = 0, norm: str = "none", penalise: bool = True, count: int = 5, **settings
+) -> float:
     """How far the objective's parameter gradients and loss are from the reference's."""
     critic, inputs = small_critic(name, classes, norm), batch(name, count, classes)
     wanted = reference_loss(critic, inputs, penalise=penalise, **settings)

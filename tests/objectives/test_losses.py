@@ -54,7 +54,9 @@ def test_scores_without_bound_give_no_infinity_and_no_nan(name):
     assert math.isfinite(loss.item()) and torch.isfinite(far.grad).all()
 
 
-@pytest.mark.parametrize(("name", "value"), [("nonsaturating", 2 * math.log(2)), ("hinge", 2), ("relativistic", math.log(2))])
+@pytest.mark.parametrize(
+    ("name", "value"), [("nonsaturating", 2 * math.log(2)), ("hinge", 2), ("relativistic", math.log(2))]
+)
 def test_a_critic_that_cannot_tell_has_the_known_loss(name, value):
     zero = torch.zeros(1, dtype=torch.float64)
     assert LOSSES[name].critic(zero, zero).item() == pytest.approx(value)

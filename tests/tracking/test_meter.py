@@ -32,14 +32,18 @@ def taken(entries: list[tuple[dict, float]], folds: tuple[int, ...] = ()) -> dic
 
 
 def test_the_names_are_those_of_the_contract():
-    assert set(NAMES) == set(MEANS) | set(MAXIMA) == {
-        "critic/loss",
-        "critic/wasserstein",
-        "critic/penalty",
-        "critic/grad_norm_mean",
-        "critic/grad_norm_max",
-        "generator/loss",
-    }
+    assert (
+        set(NAMES)
+        == set(MEANS) | set(MAXIMA)
+        == {
+            "critic/loss",
+            "critic/wasserstein",
+            "critic/penalty",
+            "critic/grad_norm_mean",
+            "critic/grad_norm_max",
+            "generator/loss",
+        }
+    )
 
 
 VALUE = st.floats(-1e3, 1e3)

@@ -58,7 +58,9 @@ class TestEvolution:
         folder = tmp_path / "samples"
         folder.mkdir()
         for step in range(count):
-            Image.new("RGB", (20, 20), (step % 256, step // 256 * 50, 255 - step % 256)).save(folder / f"{step * 50:08d}.png")
+            Image.new("RGB", (20, 20), (step % 256, step // 256 * 50, 255 - step % 256)).save(
+                folder / f"{step * 50:08d}.png"
+            )
         Image.new("RGB", (99, 99)).save(folder / "other.png")
         pictures.save_evolution(folder, tmp_path / "evolution.gif")
         with Image.open(tmp_path / "evolution.gif") as moving:
@@ -103,7 +105,9 @@ class TestCurves:
             assert len(np.unique(np.asarray(picture.convert("L")))) > 20
 
     def test_panels_without_data_are_left_out(self, tmp_path):
-        with Image.open(self.write(tmp_path, [{"step": 1, "critic/loss": 1.0}, {"step": 2, "generator/loss": 2.0}])) as picture:
+        with Image.open(
+            self.write(tmp_path, [{"step": 1, "critic/loss": 1.0}, {"step": 2, "generator/loss": 2.0}])
+        ) as picture:
             assert picture.height == 260
 
     @pytest.mark.filterwarnings("error")

@@ -114,7 +114,12 @@ def test_everything_goes_to_every_sink_in_turn(tmp_path):
     ]
 
 
-LINE = {"critic/loss": -1.23456, "critic/wasserstein": 2.0, "generator/loss": 3e-7, "throughput/images_per_second": 1234.5}
+LINE = {
+    "critic/loss": -1.23456,
+    "critic/wasserstein": 2.0,
+    "generator/loss": 3e-7,
+    "throughput/images_per_second": 1234.5,
+}
 
 
 class TestTerminal:
