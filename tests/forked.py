@@ -18,7 +18,8 @@ def in_processes(world_size: int, folder: Path, function: Callable, *args: objec
     context = torch.multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
     folder.mkdir(parents=True, exist_ok=True)
     members = [
-        context.Process(target=_member, args=(rank, world_size, folder, function, args)) for rank in range(world_size)
+        context.Process(target=_member, args=(rank, world_size, folder, function, args), daemon=True)
+        for rank in range(world_size)
     ]
     for member in members:
         member.start()

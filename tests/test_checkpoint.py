@@ -153,10 +153,12 @@ class TestInterrupted:
     def test_a_process_killed_while_it_saves_leaves_only_whole_checkpoints(self, tmp_path, trained):
         process = FORK.Process(target=save_on_and_on, args=(tmp_path, trained))
         process.start()
-        wait_for(lambda: checkpoint.newest(tmp_path) and int(checkpoint.newest(tmp_path).name) > 4)
-        wait_for(lambda: any(tmp_path.glob(".*.part")))
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        try:
+            wait_for(lambda: (newest := checkpoint.newest(tmp_path)) and int(newest.name) > 4)
+            wait_for(lambda: any(tmp_path.glob(".*.part")))
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
         newest, again = checkpoint.newest(tmp_path), fresh("adam", 1)
         checkpoint.load(newest, again)
         while trained.progress.step < int(newest.name):
@@ -165,7 +167,7 @@ class TestInterrupted:
 
     def test_a_disk_that_takes_no_more_is_told_and_nothing_stays_behind(self, tmp_path, trained):
         checkpoint.save(tmp_path / "00000003", trained, {}, None)
-        process = FORK.Process(target=save_without_room, args=(tmp_path, trained))
+        process = FORK.Process(target=save_without_room, args=(tmp_path, trained), daemon=True)
         process.start()
         process.join(30)
         told = (tmp_path / "told").read_text().splitlines()

@@ -86,7 +86,7 @@ def test_every_command_of_the_readme_works(tmp_path):
         elif words[0] in ("distgan", "accelerate", "python"):
             if "distgan/train.py" in words:
                 length = [] if any(word.startswith("train.length") for word in words) else ["train.length=2 steps"]
-                words = [word.replace("500 steps", "3 steps") for word in words] + length + ["samples.count=4"]
+                words = [word.replace("2000 steps", "3 steps") for word in words] + length + ["samples.count=4"]
             run(words, cwd=tmp_path, env=environment)
             ran += 1
         else:

@@ -104,7 +104,7 @@ def test_folding_by_halves_differs_in_no_more_than_rounding():
     assert taken(entries)["critic/loss"] == pytest.approx(taken(entries, folds=(3, 17))["critic/loss"], rel=1e-14)
 
 
-ROWS = [[(1.0, 2.0), (4.0, 9.0)], [(3.0, 5.0), (8.0, 1.0)], [(0.0, 0.0), (2.0, 3.0)]]
+ROWS = [[(1.0, 9.0), (4.0, 2.0)], [(3.0, 5.0), (8.0, 1.0)], [(0.0, 0.0), (2.0, 3.0)]]
 
 
 def gathered(rank: int) -> dict[str, float]:
