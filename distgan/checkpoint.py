@@ -65,9 +65,11 @@ def save(folder: Path, state: TrainState, extra: dict[str, Tensor], scaler: dict
         save_file(_contiguous(tensors), part / _TENSORS)
         (part / _PROGRESS).write_text(json.dumps({"progress": asdict(state.progress), "scaler": scaler}, indent=1))
         _flush(part)
-        if folder.exists():  # of a run that was stopped between this checkpoint and its next line
-            shutil.rmtree(folder)
+        old = folder.with_name(f".{folder.name}.old.part")
+        if folder.exists():  # never without one of the two under a name that resuming or a person can find
+            os.replace(folder, old)
         os.replace(part, folder)
+        shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error

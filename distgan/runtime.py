@@ -54,13 +54,12 @@ class Runtime:
         for norm in batch_norms(module):
             norm.processes = self.world_size
             if self.world_size > 1:
-                norm.average = self._average
+                norm.average = self._average()
         return module
 
-    def _average(self, values: Tensor) -> Tensor:
-        if self.compiles:  # the compiler goes round a collective of ours
-            return torch.compiler.disable(average_over_processes)(values)
-        return average_over_processes(values)
+    def _average(self) -> Callable[[Tensor], Tensor]:
+        """The mean over processes; the compiler goes round this collective of ours (and loads slowly: only if used)."""
+        return torch.compiler.disable(average_over_processes) if self.compiles else average_over_processes
 
     def images(self, pixels: Tensor) -> Tensor:
         """Pictures [N, C, H, W] uint8 on the host as numbers in [-1, 1] on the device."""

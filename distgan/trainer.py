@@ -267,7 +267,7 @@ class Trainer:
         newest = checkpoint.newest(self.folder.checkpoints)
         if newest is not None:
             extra, scaler = checkpoint.load(newest, self.state)
-            self.meter.load(extra["meter"])
+            self.meter.load(extra.get("meter"))
             self.runtime.load_scaler(scaler)
         self._first_step = self.progress.step
         self.runtime.wait()
@@ -288,7 +288,7 @@ class Trainer:
                 + (", compiled" if runtime.compiles else ""),
                 f"data       {self.shards.count} pictures in {len(self.shards.paths)} shards",
                 f"batch      {config.train.batch_size} over all processes, {local} on each{micro}",
-                f"networks   generator {parameters([self.generator]):,}, critic {parameters([self.critic]):,} parameters",
+                f"parameters generator {parameters([self.generator]):,}, critic {parameters([self.critic]):,}",
                 f"run        {self.folder.path}, step {self.progress.step} to {config.total_steps}",
             ]
         )

@@ -21,7 +21,7 @@ _PANELS = (
 def save_curves(metrics: Path, path: Path) -> None:
     """Draws the losses of a metrics.jsonl over its steps; panels without data are left out."""
     lines = list(read_lines(metrics))
-    panels = [(title, [n for n in names if any(n in line for line in lines)]) for title, names in _PANELS]
+    panels = [(title, [n for n in names if any(line.get(n) is not None for line in lines)]) for title, names in _PANELS]
     panels = [(title, names) for title, names in panels if names]
     if not panels:
         return
@@ -30,7 +30,7 @@ def save_curves(metrics: Path, path: Path) -> None:
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (title, names) in zip(axes, panels, strict=True):
         for name in names:
-            points = [(line["step"], line[name]) for line in lines if name in line]
+            points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
             axis.plot(*zip(*points, strict=True), label=name, linewidth=1, marker="." if len(points) < 30 else None)
         axis.set_title(title, loc="left", fontsize=9)
         axis.legend(loc="upper right", fontsize=8)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from distgan.errors import UserError
+
 MEANS = (
     "critic/loss",
     "critic/wasserstein",
@@ -76,5 +78,10 @@ class Meter:
     def state(self) -> Tensor:
         return self._folded.cpu()
 
-    def load(self, state: Tensor) -> None:
+    def load(self, state: Tensor | None) -> None:
+        """Goes on from a `state`. Raises UserError when it is of another version's metrics."""
+        if state is None or state.shape != self._folded.shape:
+            raise UserError(
+                "the newest checkpoint has other metrics: another version of distgan wrote it; use that one"
+            )
         self._folded.copy_(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,9 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """metrics.jsonl: one object a line, steps ascending, none twice. The record; every other sink is a view."""
+    """metrics.jsonl: one object a line, steps ascending, none twice; null for what is not finite (JSON has no NaN).
+
+    The record; every other sink is a view."""
 
     def __init__(self, folder: RunFolder, step: int, partial: bool = False) -> None:
         """Goes on after `step`: lines of later steps, which a crash left behind, are dropped.
@@ -34,7 +37,8 @@ class JsonLines:
 
     def metrics(self, line: dict) -> None:
         try:
-            self._file.write(json.dumps(line) + "\n")
+            finite = {name: value if math.isfinite(value) else None for name, value in line.items()}
+            self._file.write(json.dumps(finite) + "\n")
             self._file.flush()
         except OSError as error:
             raise UserError(

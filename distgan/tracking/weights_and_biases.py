@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-import os
 import secrets
 import sys
 from collections.abc import Callable
@@ -88,12 +88,15 @@ class WandbSink:
 
 
 def _has_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
+    """Whether wandb finds a key of the user's without asking for one."""
     try:
-        return bool(wandb.Api.__module__ and wandb.api.api_key)
+        return bool(wandb.login(prompt=False)) if "prompt" in _LOGIN else bool(wandb.api.api_key)
     except Exception:  # noqa: BLE001  an unreadable netrc is the same as no key
         return False
+
+
+_LOGIN = inspect.signature(wandb.login).parameters
+"""Older versions have no `prompt`, newer ones no `api`."""
 
 
 def _warn(problem: str) -> None:
