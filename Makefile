@@ -23,8 +23,8 @@ test: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet ruff
-	$(BIN)/ruff check distgan tests benchmarks
-	$(BIN)/ruff format --check distgan tests benchmarks
+	$(BIN)/ruff check distgan tests
+	$(BIN)/ruff format --check distgan tests
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from distgan.errors import UserError
+from distgan.files import sync_folder
 
 GENERATOR = "generator.safetensors"
 GENERATOR_EMA = "generator_ema.safetensors"
@@ -34,6 +35,8 @@ class Progress:
     """Training time over all starts."""
     wandb_id: str | None = None
     """Id of the W&B run that all starts share."""
+    data: str | None = None
+    """Fingerprint of the pictures."""
 
 
 @dataclass
@@ -65,11 +68,8 @@ def save(folder: Path, state: TrainState, extra: dict[str, Tensor], scaler: dict
         save_file(_contiguous(tensors), part / _TENSORS)
         (part / _PROGRESS).write_text(json.dumps({"progress": asdict(state.progress), "scaler": scaler}, indent=1))
         _flush(part)
-        old = folder.with_name(f".{folder.name}.old.part")
-        if folder.exists():  # never without one of the two under a name that resuming or a person can find
-            os.replace(folder, old)
         os.replace(part, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        sync_folder(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
@@ -160,9 +160,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _flush(folder: Path) -> None:
     """Makes the files and the folder's entries durable before the rename makes them visible."""
-    for path in [*folder.iterdir(), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    for path in folder.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)

@@ -22,3 +22,16 @@ class DataError(UserError):
     """Pictures or shards that are missing, damaged, or not what the config says."""
 
     exit_status = 2
+    everywhere = True
+
+
+class PictureError(DataError):
+    """One picture that cannot be read; only the process whose batch it is in meets it."""
+
+    everywhere = False
+
+
+class Diverged(UserError):
+    """Losses that are not finite, as every process sees them."""
+
+    everywhere = True

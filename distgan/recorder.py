@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from functools import wraps
 
@@ -14,7 +15,7 @@ from distgan.data.index import ShardSet
 from distgan.data.stream import Order, Pictures
 from distgan.environment import record_start
 from distgan.errors import UserError
-from distgan.run_folder import RunFolder, write_atomically
+from distgan.run_folder import RunFolder, cannot_write, write_atomically
 from distgan.sampling import fixed_grid
 from distgan.tracking import pictures
 from distgan.tracking.curves import save_curves
@@ -33,10 +34,7 @@ def _main_only(method):
         try:
             method(self, *args)
         except OSError as error:
-            raise UserError(
-                f"{error.filename or self.folder.path}: cannot be written: {error.strerror}; make room and start again "
-                "to resume"
-            ) from None
+            raise cannot_write(error.filename or self.folder.path, error) from None
 
     return call
 
@@ -56,14 +54,16 @@ class Recorder:
         print(summary, file=sys.stderr, flush=True)
         write_atomically(self.folder.config, dump_config(self.config))
         record_start(self.folder.environment, self._progress.step, self._world_size)
-        write_atomically(self.folder.status, "running\n")
+        self.folder.write_status("running")
         step, total = self._progress.step, self.config.total_steps
         off_beat = step % self.config.tracking.every.steps(self.config.images_per_step) != 0
-        sinks = [JsonLines(self.folder, step, partial=off_beat and step < total), Terminal(step, total)]
+        self._record = JsonLines(self.folder, step, partial=off_beat and step < total)
+        sinks = [self._record, Terminal(step, total)]
         if self.config.tracking.wandb.mode != "off":
             from distgan.tracking.weights_and_biases import WandbSink, new_run_id
 
-            self._progress.wandb_id = self._progress.wandb_id or new_run_id()
+            self._progress.wandb_id = self._progress.wandb_id or self._kept_id() or new_run_id()
+            write_atomically(self.folder.wandb_id, self._progress.wandb_id + "\n")
             sinks.append(WandbSink(self.config, self.folder, self._progress.wandb_id, step))
         self._tracker = Tracker(sinks)
         for later in self.folder.samples.glob("[0-9]*.png"):
@@ -76,6 +76,8 @@ class Recorder:
     @_main_only
     def line(self, progress: Progress, metrics: dict[str, float], waited: float) -> None:
         """One line of metrics; `waited`: seconds that this start has waited for data."""
+        if progress.step <= self._record.last_step:
+            return
         images, seconds, waited_before = self._last
         self._last = (progress.images, progress.seconds, waited)
         elapsed = max(progress.seconds - seconds, 1e-9)
@@ -99,12 +101,19 @@ class Recorder:
 
     @_main_only
     def close(self, status: str) -> None:
-        """Curves, animation and status; `status`: finished, preempted or failed."""
-        write_atomically(self.folder.status, status + "\n")
-        if self._tracker is not None:
-            self._tracker.close(status)
-        save_curves(self.folder.metrics, self.folder.curves)
-        pictures.save_evolution(self.folder.samples, self.folder.evolution)
+        """Status, curves and animation; `status`: finished, preempted or failed."""
+        # After a failure, what else goes wrong here must not take the place of what is to be told.
+        with contextlib.suppress(*((OSError, UserError) if status == "failed" else ())):
+            self.folder.write_status(status)
+        with contextlib.suppress(*((OSError, UserError) if status == "failed" else ())):
+            if self._tracker is not None:
+                self._tracker.close(status)
+            save_curves(self.folder.metrics, self.folder.curves)
+            pictures.save_evolution(self.folder.samples, self.folder.evolution)
+
+    def _kept_id(self) -> str | None:
+        """The W&B id of a start that ended before its first checkpoint."""
+        return self.folder.wandb_id.read_text().strip() if self.folder.wandb_id.exists() else None
 
     def _save_reals(self, shards: ShardSet) -> None:
         data, count = self.config.data, min(self.config.samples.count, shards.count)

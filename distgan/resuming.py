@@ -8,7 +8,7 @@ from distgan.run_folder import RunFolder
 
 _FREE = (
     "run_dir",
-    "data.shards",
+    "data.shards",  # the same pictures elsewhere; the trainer compares what is in them
     "data.threads",
     "train.length",
     "train.micro_batch",
@@ -26,10 +26,11 @@ def check_resumable(folder: RunFolder, config: Config, allow: bool) -> None:
     if allow or not folder.config.exists() or not any(folder.checkpoints.glob("[0-9]*")):
         return
     before, now = flatten(read_config(folder.config)), flatten(config)
+    decays = any(part.optimizer.decay != "none" for part in (config.generator, config.critic))  # to zero at the end
     changed = [
         f"{key}: {before.get(key, '(not there)')} in the run, {now.get(key, '(not there)')} now"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(_FREE)
+        if before.get(key) != now.get(key) and not (key.startswith(_FREE) and not (key == "train.length" and decays))
     ]
     if changed:
         raise ConfigError(

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from distgan.errors import UserError
+from distgan.errors import ConfigError, UserError
+from distgan.files import new_file
 
 
 class RunFolder:
     """`runs/NAME`: everything that a run leaves behind. Only the main process writes in it."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        if not str(path):
+            raise ConfigError("run_dir: must name a folder, e.g. runs/first")
+        self.path = Path(path).expanduser()
         self.config = self.path / "config.yaml"
         self.environment = self.path / "environment.json"
         self.metrics = self.path / "metrics.jsonl"
         self.status = self.path / "status"
+        self.wandb_id = self.path / "wandb_id"
         self.samples = self.path / "samples"
         self.evolution = self.samples / "evolution.gif"
         self.reals = self.path / "reals.png"
@@ -30,6 +33,14 @@ class RunFolder:
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"{step:08d}"
+
+    def write_status(self, status: str) -> None:
+        """How the run stands. On a full disk at least the word that is no longer true goes."""
+        try:
+            write_atomically(self.status, status + "\n")
+        except UserError:
+            self.status.unlink(missing_ok=True)
+            raise
 
     def create(self) -> None:
         """Makes the folders. Raises UserError when that, or writing in them, is not possible."""
@@ -47,16 +58,16 @@ class RunFolder:
 
 def write_atomically(path: Path, text: str) -> None:
     """The whole text under its final name, or the file that was there before."""
-    part = path.with_name(f".{path.name}.part")
     try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with new_file(path) as file:
+            file.write(text.encode())
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error.strerror}; make room and start again to resume") from None
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path | str, error: OSError) -> UserError:
+    """The one line for a disk that does not take a file."""
+    return UserError(f"{path}: cannot be written: {error.strerror}; make room and start again to resume")
 
 
 def read_lines(path: Path) -> Iterator[dict]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -27,7 +29,7 @@ class Runtime:
 
     def __init__(self, config: Config) -> None:
         check_launch()
-        cuda = torch.cuda.is_available() and config.train.device != "cpu"
+        cuda = torch.cuda.is_available() and config.train.device != "cpu" and not _cpu_asked_for()
         if config.train.device == "cuda" and not cuda:
             raise ConfigError("train.device: cuda, and torch sees no CUDA device here; use auto or cpu")
         raise_mistakes(process_conflicts(config, launched_processes(), cuda=cuda))
@@ -44,7 +46,11 @@ class Runtime:
         self.is_main = self.accelerator.is_main_process
         self.dtype = _DTYPES[config.train.precision]
         self.compiles = config.train.compile is True or (config.train.compile == "auto" and cuda)
-        if not cuda:
+        if cuda:
+            # fp32 means fp32, and the same step gives the same bits; TF32 has 10 bits of mantissa.
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.deterministic = True
+        else:
             torch.set_num_threads(cores_of_a_process(self.accelerator.num_processes))
 
     def place(self, module: nn.Module) -> nn.Module:
@@ -107,11 +113,17 @@ class Runtime:
         dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
         return torch.where(maximum, maxima, means)
 
-    def wait(self) -> None:
-        """Until every process is here."""
-        self.accelerator.wait_for_everyone()
+    def agree(self, values: list[float]) -> bool:
+        """Whether all processes hold the same values; every one of them gets the same answer."""
+        if self.world_size == 1:
+            return True
+        bounds = torch.tensor([*values, *(-value for value in values)], dtype=torch.float64, device=self.device)
+        dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
+        largest, smallest = bounds.chunk(2)
+        return torch.equal(largest, -smallest)
 
     def close(self) -> None:
+        """The orderly end. Not for failures: it waits for the others, who may be waiting for this process."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -194,13 +206,29 @@ def launched_processes() -> int:
 
 
 def check_launch() -> None:
-    """Raises ConfigError where the launcher was asked for several processes and silently started one."""
-    asked_for_more = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
-    if asked_for_more and "WORLD_SIZE" not in os.environ:
+    """Raises ConfigError where accelerate was asked for several processes and silently started one."""
+    try:
+        launcher = Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\0")
+    except OSError:  # no such thing on this system: nothing can be said
+        return
+    match = re.search(r"--num[_-]processes[= ](\d+)", " ".join(launcher))
+    if match and int(match[1]) > 1 and "WORLD_SIZE" not in os.environ and "accelerate" in " ".join(launcher):
         raise ConfigError(
-            "accelerate launch was asked for several processes and started one, as it does on a CPU; "
+            f"accelerate launch was asked for {match[1]} processes and started one, as it does on a CPU; "
             "add --config_file launch/cpu.yaml"
         )
+
+
+def _cpu_asked_for() -> bool:
+    """Whether accelerate was told to leave the GPUs alone."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "y", "t", "on")
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Whether an error only says that another process has gone."""
+    return isinstance(error, (dist.DistBackendError, dist.DistNetworkError)) or (
+        isinstance(error, RuntimeError) and "by peer" in str(error)  # gloo's words
+    )
 
 
 def cores_of_a_process(world_size: int) -> int:

@@ -6,22 +6,22 @@ import signal
 import sys
 from types import FrameType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopSignals:
-    """While entered, a stop signal only sets `received`; a second SIGINT interrupts at once."""
+    """Installed first thing in a process, a stop signal only sets `received`; a second SIGINT interrupts at once.
+
+    A signal so loses nothing at any time: not while torch is still loading, nor during the last save.
+    """
 
     def __init__(self) -> None:
         self.received = False
 
-    def __enter__(self) -> StopSignals:
-        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+    def install(self) -> StopSignals:
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._note)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
@@ -29,3 +29,10 @@ class StopSignals:
         self.received = True
         if sys.stderr.isatty():
             print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+
+
+def ignore_stop_signals() -> None:
+    """For the last moments of a process: at exit Python restores the default handlers, and one of these signals
+    would turn a run that is over into one that failed."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""`accelerate launch distgan/train.py --config configs/NAME.yaml [key.path=value ...]`: trains, or goes on training."""
+"""`accelerate launch distgan/train.py --config configs/NAME.yaml [key.path=value ...]` trains, or goes on training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if not __package__:  # run as a script: this folder's files must not stand befor
 
 def main() -> int:
     """Returns 0 when the run is finished or was told to stop, 1 when it failed, 2 when it cannot be run as given."""
-    from distgan.errors import UserError
+    from distgan.stopping import StopSignals, ignore_stop_signals
 
     parser = argparse.ArgumentParser(
         prog="train.py", description="Trains a GAN; started again with the same run_dir it goes on."
@@ -23,26 +23,46 @@ def main() -> int:
     parser.add_argument("--allow-config-change", action="store_true", help="go on although the config has changed")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="laid on the files")
     args = parser.parse_intermixed_args()
+    signals = StopSignals().install()
+    status = run(args, signals)
+    ignore_stop_signals()
+    if status and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        # The others may wait for this process in a collective, and an orderly exit would wait for them.
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def run(args: argparse.Namespace, signals) -> int:
+    """The exit status of a training; what goes wrong is told here."""
+    from distgan.errors import UserError
+
     try:
-        return train(args)
+        train(args, signals)
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0" or not error.everywhere:
+        # What every process meets alike is told once a machine.
+        if not error.everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"distgan: {error}".replace("\n", "\ndistgan: "), file=sys.stderr, flush=True)
         return error.exit_status
     except KeyboardInterrupt:
         print("distgan: interrupted; start again to go on from the newest checkpoint", file=sys.stderr)
         return 130
-    except RuntimeError as error:
-        if "by peer" not in str(error):  # gloo's words for a connection that the other side closed
-            raise
-        print(
-            f"distgan: process {os.environ.get('RANK')}: another process has ended; see what it said", file=sys.stderr
-        )
+    except Exception as error:  # noqa: BLE001  a defect of ours: its traceback, and then out before the others wait
+        from distgan.runtime import is_lost_peer
+
+        if is_lost_peer(error):
+            rank = os.environ.get("RANK")
+            print(f"distgan: process {rank}: another process has ended; see what it said", file=sys.stderr)
+        else:
+            import traceback
+
+            traceback.print_exc()
         return 1
+    return 0
 
 
-def train(args: argparse.Namespace) -> int:
-    """Makes the config, checks what can be checked without torch, prepares the folder, runs."""
+def train(args: argparse.Namespace, signals) -> None:
+    """Makes the config, checks what can be checked without torch, prepares the folder, trains."""
     from distgan.config import load_config, process_conflicts, raise_mistakes
     from distgan.data.index import check_against, open_shards
     from distgan.resuming import check_resumable
@@ -52,22 +72,20 @@ def train(args: argparse.Namespace) -> int:
     raise_mistakes(process_conflicts(config, int(os.environ.get("WORLD_SIZE", 1))))
     folder = RunFolder(config.run_dir)
     check_resumable(folder, config, args.allow_config_change)
-    if os.environ.get("RANK", "0") == "0":
-        folder.create()
     shards = open_shards(config.data.shards)
     check_against(shards, config.data.resolution, config.data.channels, config.data.classes)
+    if os.environ.get("RANK", "0") == "0":
+        folder.create()
 
     from distgan.runtime import Runtime
     from distgan.trainer import Trainer
 
     runtime = Runtime(config)
-    try:
-        status = Trainer(config, runtime, shards, folder).fit()
-    finally:
-        runtime.close()
+    trainer = Trainer(config, runtime, shards, folder)
+    status = trainer.fit(signals, allow_other_data=args.allow_config_change)
+    runtime.close()
     if runtime.is_main:
         print(f"{status}: {folder.path}", file=sys.stderr, flush=True)
-    return 0
 
 
 if __name__ == "__main__":

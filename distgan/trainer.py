@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,6 +24,7 @@ from distgan.config import Config
 from distgan.config.schema import Schedule
 from distgan.data.index import ShardSet
 from distgan.data.stream import Stream
+from distgan.errors import ConfigError, Diverged, UserError
 from distgan.periodic import Clock, Periodic
 from distgan.recorder import Recorder
 from distgan.run_folder import RunFolder
@@ -89,43 +92,53 @@ class Trainer:
         self.positions = runtime.rank * local + torch.arange(local, device=runtime.device)
         self.micro_batch = config.train.micro_batch or local
         self._inputs: Inputs | None = None
+        self._first_step = self._saved_step = 0
+        self.recorder = Recorder(config, folder, self.progress, runtime.world_size, runtime.is_main)
 
     @property
     def progress(self) -> checkpoint.Progress:
         return self.state.progress
 
-    def fit(self) -> str:
-        """Trains to `train.length`, or until a signal asks to stop. Returns `finished` or `preempted`."""
-        self._resume()
+    def fit(self, signals: StopSignals, *, allow_other_data: bool = False) -> str:
+        """Trains to `train.length`, or until a signal asks to stop. Returns `finished` or `preempted`.
+
+        Raises UserError for what the user can mend; the run folder's status is then `failed`.
+        """
+        self._resume(allow_other_data)
         status = "failed"
-        vote, signals, clock = Vote(self.runtime.world_size), StopSignals(), Clock(self.progress.seconds)
-        stream = self._stream()
-        self.recorder = Recorder(self.config, self.folder, self.progress, self.runtime.world_size, self.runtime.is_main)
-        self.recorder.start(self.average.network, self.shards, self._summary())
-        line, sample, save = self._jobs(stream, clock)
-        total, stop = self.config.total_steps, False
         try:
-            with signals:
-                while self.progress.step < total and not stop:
-                    self._step(stream)
-                    stop, save_now = vote.cast(signals.received, save.is_late(clock.since_save()))
-                    for job in (line, sample, save):
-                        if job.is_due(self.progress.step) or (job is save and (save_now or stop)):
-                            job.action()
-            status = "finished" if self.progress.step >= total else "preempted"
-            if status == "finished":
-                self._complete(line, sample, save)
+            self.recorder.start(self.average.network, self.shards, self._summary())
+            status = self._train(signals)
         finally:
-            vote.close()
-            stream.close()
             self.recorder.close(status)
         return status
 
+    def _train(self, signals: StopSignals) -> str:
+        clock, vote = Clock(self.progress.seconds), Vote(self.runtime.world_size)
+        total, stop = self.config.total_steps, False
+        with contextlib.closing(self._stream()) as stream:
+            line, sample, save = self._jobs(stream, clock)
+            while self.progress.step < total and not stop:
+                self._step(stream)
+                stop, late = vote.cast(signals.received, save.is_late(clock.since_save()))
+                save_now = stop or (late and self.progress.step > self._saved_step + 1)  # the vote is a step behind
+                for job in (line, sample, save):
+                    if job.is_due(self.progress.step) or (job is save and save_now):
+                        job.action()
+            vote.close()
+            if self.progress.step < total:
+                return "preempted"
+            self._complete(line, sample, save)
+        return "finished"
+
     def _complete(self, line: Periodic, sample: Periodic, save: Periodic) -> None:
-        """What the last step has although it was not due. The checkpoint comes before the line, whose metrics it so
-        still holds: a run that is made longer later then writes the lines of one that always was."""
+        """What the last step has although it was not due, or an earlier start was killed before it.
+
+        The checkpoint comes before the line, whose metrics it so still holds: a run that is made longer later then
+        writes the lines of one that always was.
+        """
         for job in (save, line, sample):
-            if not job.is_due(self.progress.step) and self.progress.step > self._first_step:
+            if not job.is_due(self.progress.step) or self.progress.step == self._first_step:
                 job.action()
 
     def _jobs(self, stream: Stream, clock: Clock) -> tuple[Periodic, Periodic, Periodic]:
@@ -135,14 +148,19 @@ class Trainer:
         def line() -> None:
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
-            self.recorder.line(self.progress, self.meter.take(), stream.wait_seconds)
+            metrics = self.meter.take()
+            self.recorder.line(self.progress, metrics, stream.wait_seconds)
+            self._check_finite(metrics)
 
         def sample() -> None:
             self.recorder.sample(self.progress.step, self.average.network)
 
         def save() -> None:
+            if self.progress.step == self._saved_step:
+                return
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
+            self._check_finite(self.meter.peek())
             self._save()
             clock.saved()
 
@@ -151,6 +169,18 @@ class Trainer:
             Periodic.of(config.samples.every, config.images_per_step, sample),
             Periodic.of(config.checkpoint.every, config.images_per_step, save),
         )
+
+    def _check_finite(self, metrics: dict[str, float]) -> None:
+        """Raises UserError, on all processes alike, before broken weights replace whole ones.
+
+        With fp16 a single infinity is no failure: the scaler skips that update.
+        """
+        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if broken and self.config.train.precision != "fp16":
+            raise Diverged(
+                f"step {self.progress.step}: {', '.join(broken)} is not finite; the run has diverged. Try a lower "
+                "learning rate; the newest checkpoint is from before"
+            )
 
     def _step(self, stream: Stream) -> None:
         """`critic_steps` updates of the critic and one of the generator."""
@@ -263,20 +293,34 @@ class Trainer:
             pin=runtime.device.type == "cuda",
         )
 
-    def _resume(self) -> None:
-        newest = checkpoint.newest(self.folder.checkpoints)
+    def _resume(self, allow_other_data: bool) -> None:
+        """Goes on from the newest checkpoint, if there is one. Raises UserError when the processes found different
+        ones, ConfigError when it was trained on other pictures."""
+        newest, data = checkpoint.newest(self.folder.checkpoints), self.shards.fingerprint
         if newest is not None:
             extra, scaler = checkpoint.load(newest, self.state)
             self.meter.load(extra.get("meter"))
             self.runtime.load_scaler(scaler)
-        self._first_step = self.progress.step
-        self.runtime.wait()
+            if self.progress.data not in (None, data) and not allow_other_data:
+                raise ConfigError(
+                    f"{self.folder.path} was trained on other pictures than data.shards names now; use another run_dir"
+                    ", or --allow-config-change"
+                )
+        self.progress.data = data
+        self._first_step = self._saved_step = self.progress.step
+        weights = [checksum(network) for network in self.state.networks.values()]
+        if not self.runtime.agree([self.progress.step, self.progress.images, *weights]):
+            raise UserError(
+                f"the processes found different states in run_dir {self.folder.path}, this one step "
+                f"{self.progress.step}; it must be one folder on a file system that all machines share"
+            )
 
     def _save(self) -> None:
         if self.runtime.is_main:
             folder = self.folder.checkpoint(self.progress.step)
             checkpoint.save(folder, self.state, {"meter": self.meter.state()}, self.runtime.scaler())
             checkpoint.prune(self.folder.checkpoints, self.config.checkpoint.keep)
+        self._saved_step = self.progress.step
 
     def _summary(self) -> str:
         runtime, config = self.runtime, self.config
@@ -292,6 +336,11 @@ class Trainer:
                 f"run        {self.folder.path}, step {self.progress.step} to {config.total_steps}",
             ]
         )
+
+
+def checksum(network: nn.Module) -> float:
+    """A number that two networks of the same weights share."""
+    return sum(float(tensor.double().sum()) for tensor in network.state_dict().values())
 
 
 @torch.no_grad()

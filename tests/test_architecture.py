@@ -17,7 +17,7 @@ PACKAGE = Path(distgan.__file__).parent
 ROOT = PACKAGE.parent
 
 STOREYS = [
-    ["errors", ""],
+    ["errors", "files", ""],
     ["config", "run_folder", "stopping"],
     ["randomness", "schedules", "averaging"],
     ["networks", "objectives"],

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from launching import TINY, options, train
 
+from distgan.data.prepare import prepare
+
 
 def refused(*arguments: str | Path, status: int = 2, **kwargs) -> str:
     done = train(*arguments, check=False, **kwargs)
@@ -97,6 +99,14 @@ def test_a_picture_that_breaks_while_training_is_named(tiny, shapes_shards, tmp_
         shard.write_bytes(shard.read_bytes().replace(b"IDAT", b"XXXX"))
     errors = refused(*tiny, f"data.shards={broken}")
     assert "picture" in errors and ".tar" in errors
+    assert (tmp_path / "run" / "status").read_text() == "failed\n"
+
+
+def test_other_pictures_under_the_same_config_are_refused(tiny, tmp_path):
+    train(*tiny, "train.length=1 steps")
+    prepare("shapes", None, tmp_path / "others", resolution=32, count=300, workers=1)
+    errors = refused(*tiny, "train.length=2 steps", f"data.shards={tmp_path / 'others'}")
+    assert "was trained on other pictures" in errors
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
@@ -109,5 +119,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_no_half_checkpoint(tiny, tmp
         errors = refused(*tiny, f"run_dir={small / 'run'}", "checkpoint.every=2 steps", "generator.width=32", status=1)
         assert "No space left on device" in errors and "make room and start again" in errors
         assert not list((small / "run" / "checkpoints").iterdir())
+        status = small / "run" / "status"
+        assert not status.exists() or status.read_text() == "failed\n"
     finally:
         subprocess.run(["umount", small], check=True)

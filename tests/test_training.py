@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,27 +120,86 @@ def test_the_run_folder_has_what_is_promised(tiny, tmp_path):
     assert "finished" in again.stderr
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ("train.precision=bf16", "critic.norm=layer"),
-        ("objective.loss=relativistic", "objective.penalty=r1r2", "objective.weight=1", "objective.every=2"),
-        ("objective.loss=nonsaturating", "objective.penalty=none", "critic.norm=batch", "train.critic_steps=1"),
-        ("objective.penalty=clip", "critic.optimizer.name=rmsprop", "generator.optimizer.name=rmsprop"),
-        (
-            "generator={name: resnet, width: 8}",
-            "critic={name: resnet, width: 8}",
-            "objective.penalty=lp",
-            "objective.drift=0.001",
-        ),
-        ("generator={name: mlp, width: 16}", "critic={name: mlp, width: 16}", "objective.loss=hinge", "data.classes=4"),
+MODES = {
+    "relativistic r1r2 lazy": [
+        "objective.loss=relativistic",
+        "objective.penalty=r1r2",
+        "objective.weight=1",
+        "objective.every=2",
     ],
-    ids=lambda overrides: " ".join(overrides)[:40],
-)
-def test_every_mode_trains_on_two_processes(tiny, tmp_path, overrides):
-    train(*tiny("run", "train.length=3 steps", *overrides), processes=2)
-    last = lines(tmp_path / "run")[-1]
-    assert last["step"] == 3 and all(value == value for value in last.values())
+    "plain gan, batch norm": ["objective.loss=nonsaturating", "objective.penalty=none", "critic.norm=batch"],
+    "clip, rmsprop": ["objective.penalty=clip", "critic.optimizer.name=rmsprop", "generator.optimizer.name=rmsprop"],
+    "resnet, lp, drift": [
+        "generator={name: resnet, width: 8}",
+        "critic={name: resnet, width: 8, optimizer: {decay: linear}}",
+        "objective.penalty=lp",
+        "objective.drift=0.001",
+    ],
+    "mlp, hinge, labels": [
+        "generator={name: mlp, width: 16}",
+        "critic={name: mlp, width: 16}",
+        "objective.loss=hinge",
+        "data.classes=4",
+    ],
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_gives_the_same_curve_on_two_processes(tiny, tmp_path, mode):
+    short = ["train.precision=fp64", "train.length=4 steps", *MODES[mode]]
+    train(*tiny("one", *short))
+    train(*tiny("two", *short), processes=2)
+    assert len(lines(tmp_path / "two")) == 4
+    assert worst_difference(tmp_path / "one", tmp_path / "two") < 1e-9
+
+
+def test_bf16_follows_fp32(tiny, tmp_path):
+    train(*tiny("fp32", "train.length=4 steps", "critic.norm=layer"))
+    train(*tiny("bf16", "train.length=4 steps", "critic.norm=layer", "train.precision=bf16"), processes=2)
+    penalties = [[line["critic/penalty"] for line in lines(tmp_path / name)] for name in ("fp32", "bf16")]
+    assert penalties[1] == pytest.approx(penalties[0], rel=0.05) and penalties[0] != penalties[1]
+
+
+def test_a_checkpoint_by_the_clock_is_written_once(tiny, tmp_path):
+    train(*tiny("run", "checkpoint.every=2 s", "checkpoint.keep=100", "train.length=150 steps"), processes=2)
+    steps = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert len(steps) >= 2 and steps[-1] == 150
+    assert all(later - earlier > 1 for earlier, later in zip(steps[:-2], steps[1:-1], strict=True))
+
+
+def test_a_run_killed_before_its_last_line_writes_it_when_started_again(tiny, tmp_path):
+    arguments = tiny("run", "train.length=5 steps", "tracking.every=3 steps")
+    train(*arguments)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    whole = lines(tmp_path / "run")
+    assert [line["step"] for line in whole] == [3, 5]
+    metrics.write_text(metrics.read_text().splitlines(keepends=True)[0])
+    train(*arguments)
+    again = lines(tmp_path / "run")
+    assert [line["step"] for line in again] == [3, 5]
+    assert again[1]["critic/loss"] == whole[1]["critic/loss"]
+
+
+@pytest.mark.parametrize("moment", ["while starting", "while saving"])
+def test_a_signal_outside_the_loop_loses_nothing(tiny, tmp_path, moment):
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(*tiny("run", "train.length=25 steps", "generator.width=64")), **_piped())
+    if moment == "while starting":
+        time.sleep(1.5)
+    else:
+        _wait(process, lambda: any((run / "checkpoints").glob(".*.part")))
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert (run / "status").read_text() in ("preempted\n", "finished\n")
+    assert len(list((run / "checkpoints").glob("[0-9]*"))) == 1
+
+
+def test_a_run_that_diverges_stops_before_it_spoils_its_checkpoints(tiny, tmp_path):
+    wild = ["critic.optimizer.lr=1e30", "checkpoint.every=1 steps"]
+    done = train(*tiny("run", *wild), check=False)
+    assert done.returncode == 1 and "is not finite" in done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "run" / "status").read_text() == "failed\n"
 
 
 def test_compiled_training_follows_the_eager_one(tiny, tmp_path):
@@ -163,7 +223,13 @@ def _piped() -> dict:
 
 def _wait_for_line(run: Path, process: subprocess.Popen, count: int = 3) -> None:
     """Until the run has written `count` lines of metrics."""
+    metrics = run / "metrics.jsonl"
+    _wait(process, lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= count)
+
+
+def _wait(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
+    """Until something has happened, which a process that has ended can no longer do."""
     deadline = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < count:
+    while not happened():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
-        time.sleep(0.02)
+        time.sleep(0.002)

@@ -22,7 +22,7 @@ class Mistake(NamedTuple):
 
 def conflicts(config: Config) -> list[Mistake]:
     """What cannot be run although every key of it is allowed."""
-    return [*_critic_norm(config), *_resolutions(config), *_lazy(config)]
+    return [*_critic_norm(config), *_resolutions(config), *_lazy(config), *_single_value(config)]
 
 
 def _critic_norm(config: Config) -> Iterator[Mistake]:
@@ -52,6 +52,13 @@ def _lazy(config: Config) -> Iterator[Mistake]:
             "objective.every",
             f"{config.objective.every} has no effect with objective.penalty {config.objective.penalty}; leave it out",
         )
+
+
+def _single_value(config: Config) -> Iterator[Mistake]:
+    for part in ("generator", "critic"):
+        network = getattr(config, part)
+        if network.name == "mlp" and network.norm == "batch" and config.train.batch_size == 1:
+            yield Mistake("train.batch_size", f"1 picture has no statistics for {part}.norm batch; use 2 or more")
 
 
 def process_conflicts(config: Config, processes: int, *, cuda: bool | None = None) -> list[Mistake]:

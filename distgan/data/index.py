@@ -6,6 +6,7 @@ Imports neither torch nor webdataset, so that shards which do not fit a config a
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 from collections import defaultdict
@@ -45,6 +46,12 @@ class ShardSet:
     @property
     def count(self) -> int:
         return len(self.samples)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that sets of the same pictures in the same order share, wherever they lie."""
+        content = np.stack([self.samples["size"], self.samples["label"]])
+        return hashlib.blake2b(content.tobytes(), digest_size=8).hexdigest()
 
 
 def open_shards(spec: str | os.PathLike | Sequence[str | os.PathLike]) -> ShardSet:

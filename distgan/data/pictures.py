@@ -5,6 +5,7 @@ Imports no torch: a worker process must start in a fraction of a second.
 
 from __future__ import annotations
 
+import errno
 import io
 import warnings
 import zipfile
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from distgan.data import shapes
+from distgan.errors import UserError
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
@@ -25,6 +27,7 @@ SUFFIXES = frozenset(
 # Only these decoders: PIL would hand a ".png" that is really PostScript to an outside program.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 LARGEST_FILE = 512 * 2**20  # bytes of one picture inside a zip: more is a bomb, not a picture
+MACHINE_TROUBLE = (errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # no fault of the picture
 SHRINK_IN_DECODER = 3  # a JPEG may be decoded at a reduced scale of at least this many times the target
 
 
@@ -130,7 +133,11 @@ def render(item: Item, recipe: Recipe) -> Rendered:
             with item.picture.open() as image:
                 upscaled = not recipe.pad and min(image.size) < recipe.resolution
                 png = encode(square(image, recipe))
+    except MemoryError:
+        raise
     except Exception as error:  # PIL's decoders raise almost anything on damaged bytes
+        if isinstance(error, OSError) and error.errno in MACHINE_TROUBLE:
+            raise UserError(f"{name}: cannot be read: {error.strerror}; run the same command again") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         return Rendered(name, item.label, None, reason=reason)
     return Rendered(name, item.label, png, upscaled)

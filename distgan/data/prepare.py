@@ -35,7 +35,6 @@ from distgan.data.shards import (
     disk_errors,
     holds_shards,
     locked,
-    new_file,
     plan_slots,
     remove_parts,
     remove_shards,
@@ -44,6 +43,7 @@ from distgan.data.shards import (
 from distgan.data.sources import SOURCES, Request, Source, open_source
 from distgan.data.summary import Summary
 from distgan.errors import ConfigError, DataError, UserError
+from distgan.files import new_file
 
 LARGEST_RESOLUTION = 4096
 

@@ -24,6 +24,7 @@ from distgan.data.index import INDEX_FILE, JOURNAL_FILE, SAMPLES_FILE, VERSION
 from distgan.data.pictures import Rendered
 from distgan.data.scan import BLOCK, SAMPLE
 from distgan.errors import DataError, UserError
+from distgan.files import new_file
 
 DEFAULT_SHARD_SIZE = 2048
 FEWEST_SHARDS = 8  # so that readers, and people with plain webdataset, have something to share out ...
@@ -112,22 +113,6 @@ class _Hashed:
         self.digest.update(data)
         self.bytes += len(data)
         return self.file.write(data)
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that gets its name when all of it is on the disk, and vanishes when that fails."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        _sync_folder(path.parent)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
@@ -246,14 +231,3 @@ def _is_sound(path: Path, record: ShardRecord) -> bool:
     except OSError:
         return False
     return len(data) == record.bytes and hashlib.sha256(data).hexdigest() == record.sha256
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename last through a power cut; not every file system allows it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

@@ -8,6 +8,7 @@ slice. The whole state is one integer, so going on anywhere costs nothing.
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 from collections import deque
@@ -22,7 +23,7 @@ from torchvision.io import ImageReadMode, decode_image
 
 from distgan import randomness
 from distgan.data.index import ShardSet
-from distgan.errors import DataError
+from distgan.errors import PictureError
 
 _AHEAD = 4
 """Batches that are read and decoded ahead of the one in use."""
@@ -66,13 +67,14 @@ class Pictures:
     def __init__(self, shards: ShardSet, resolution: int, channels: int) -> None:
         self._shards, self._shape = shards, (channels, resolution, resolution)
         self._mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
+        _allow_files(len(shards.paths))
         self._files: dict[int, int] = {}
         self._lock = threading.Lock()
 
     def read_into(self, sample: int, out: Tensor) -> int:
         """Decodes a sample into `out`, uint8 [C, H, W]; returns its label.
 
-        Raises DataError naming shard and offset where the picture is not there, not a picture, or of another size.
+        Raises PictureError naming shard and offset where the picture is not there, not a picture, or of another size.
         """
         shard, offset, size, label = self._shards.samples[sample].tolist()
         try:
@@ -82,9 +84,11 @@ class Pictures:
             picture = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=self._mode)
             if tuple(picture.shape) != self._shape:
                 raise ValueError(f"it has shape {tuple(picture.shape)}, and the config asks for {self._shape}")
-        except (OSError, RuntimeError, ValueError) as error:
+        except OSError as error:
+            raise PictureError(f"{self._shards.paths[shard]}: cannot be read: {error.strerror}") from None
+        except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise DataError(
+            raise PictureError(
                 f"{self._shards.paths[shard]}: picture {sample} at byte {offset}: {reason}; prepare the shards again"
             ) from None
         out.copy_(picture)
@@ -100,6 +104,14 @@ class Pictures:
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
+
+
+def _allow_files(count: int) -> None:
+    """Lets this process keep all shards open, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 512 if hard == resource.RLIM_INFINITY else min(count + 512, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Stream:
@@ -135,7 +147,7 @@ class Stream:
         return self
 
     def __next__(self) -> Batch:
-        """The next batch. Raises DataError when a picture of it cannot be read."""
+        """The next batch. Raises PictureError when a picture of it cannot be read."""
         while len(self._ahead) < _AHEAD:
             self._ahead.append(self._start(self._next + self._offset))
             self._next += self._batch

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distgan import randomness
+from distgan.networks.norms import batch_norms
 from distgan.objectives.losses import LOSSES
 from distgan.objectives.penalties import PENALTIES, image_norms
 
@@ -32,6 +33,7 @@ class CriticObjective(nn.Module):
         self.critic = critic
         self.loss = LOSSES[loss].critic
         self.penalty = PENALTIES.get(penalty)
+        self._apart = bool(batch_norms(critic))
         self.weight, self.target, self.drift = weight * every, target, drift
 
     def forward(self, *args, **kwargs) -> tuple[Tensor, dict[str, Tensor]]:
@@ -63,7 +65,14 @@ class CriticObjective(nn.Module):
         return loss, {"critic/loss": loss.detach(), **parts}
 
     def _scores(self, images: Tensor, labels: Tensor | None, keys: Tensor, roles: tuple[str, ...]) -> Tensor:
-        """Scores of several groups of N pictures in one forward; each role has its own dropout."""
+        """Scores of several groups of N pictures in one forward; each role has its own dropout.
+
+        A critic with batch norm sees each group alone, as DCGAN and WGAN have it: together, it would be trained as
+        one function and used by the generator, whose pictures come alone, as another.
+        """
+        if self._apart and len(roles) > 1:
+            groups = zip(images.chunk(len(roles)), roles, strict=True)
+            return torch.cat([self._scores(group, labels, keys, (role,)) for group, role in groups])
         repeated = None if labels is None else labels.repeat(len(roles))
         scores = self.critic(images, repeated, torch.cat([randomness.subkeys(keys, role) for role in roles]))
         return scores if scores.dtype == torch.float64 else scores.float()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from distgan.files import new_file
 from distgan.run_folder import read_lines
 
 _PANELS = (
@@ -36,6 +36,5 @@ def save_curves(metrics: Path, path: Path) -> None:
         axis.legend(loc="upper right", fontsize=8)
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("step")
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png", dpi=100)
-    os.replace(part, path)
+    with new_file(path) as file:
+        figure.savefig(file, format="png", dpi=100)

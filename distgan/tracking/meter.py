@@ -65,15 +65,20 @@ class Meter:
         self._folded[1] += weights
         self._local.zero_()
 
-    def take(self) -> dict[str, float]:
-        """The metrics folded so far, and a fresh start. Waits for the device."""
+    def peek(self) -> dict[str, float]:
+        """The metrics folded so far. Waits for the device."""
         sums, weights = self._folded.tolist()
-        self._folded.zero_()
         return {
             name: total if name in MAXIMA else total / weight
             for name, total, weight in zip(NAMES, sums, weights, strict=True)
             if weight
         }
+
+    def take(self) -> dict[str, float]:
+        """The metrics folded so far, and a fresh start. Waits for the device."""
+        metrics = self.peek()
+        self._folded.zero_()
+        return metrics
 
     def state(self) -> Tensor:
         return self._folded.cpu()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,8 @@ import torch
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
+
+from distgan.files import new_file
 
 _GAP = 2
 _MOST_FRAMES = 120
@@ -36,9 +37,8 @@ def grid(images: Tensor, per_row: int) -> np.ndarray:
 
 def save(picture: np.ndarray, path: Path) -> None:
     """Writes a PNG under its final name only when it is whole."""
-    part = path.with_name(f".{path.name}.part")
-    Image.fromarray(picture).save(part, format="PNG")
-    os.replace(part, path)
+    with new_file(path) as file:
+        Image.fromarray(picture).save(file, format="PNG")
 
 
 def save_evolution(samples: Path, path: Path) -> None:
@@ -48,6 +48,5 @@ def save_evolution(samples: Path, path: Path) -> None:
         return
     chosen = np.unique(np.linspace(0, len(files) - 1, min(len(files), _MOST_FRAMES)).round().astype(int))
     frames = [Image.open(files[i]).convert("P", palette=Image.Palette.ADAPTIVE) for i in chosen]
-    part = path.with_name(f".{path.name}.part")
-    frames[0].save(part, format="GIF", save_all=True, append_images=frames[1:], duration=150, loop=0)
-    os.replace(part, path)
+    with new_file(path) as file:
+        frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], duration=150, loop=0)

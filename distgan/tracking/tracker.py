@@ -7,8 +7,7 @@ import math
 from pathlib import Path
 from typing import Protocol
 
-from distgan.errors import UserError
-from distgan.run_folder import RunFolder, read_lines, write_atomically
+from distgan.run_folder import RunFolder, cannot_write, read_lines, write_atomically
 
 
 class Sink(Protocol):
@@ -34,16 +33,16 @@ class JsonLines:
         write_atomically(folder.metrics, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(folder.metrics, "a", encoding="utf-8")  # noqa: SIM115  (open for the whole run)
         self._path = folder.metrics
+        self.last_step = kept[-1]["step"] if kept else 0
 
     def metrics(self, line: dict) -> None:
         try:
             finite = {name: value if math.isfinite(value) else None for name, value in line.items()}
             self._file.write(json.dumps(finite) + "\n")
             self._file.flush()
+            self.last_step = line["step"]
         except OSError as error:
-            raise UserError(
-                f"{self._path}: cannot be written: {error.strerror}; make room and start again to resume"
-            ) from None
+            raise cannot_write(self._path, error) from None
 
     def picture(self, name: str, path: Path, step: int) -> None:
         pass

@@ -6,6 +6,7 @@ import inspect
 import math
 import secrets
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,7 +85,13 @@ class WandbSink:
         run = self._run
         if run is not None:
             self._guard(lambda: run.summary.update({"status": status}))
-            self._guard(lambda: run.finish(exit_code=0 if status == "finished" else 1))
+            finishing = threading.Thread(
+                target=self._guard, args=[lambda: run.finish(exit_code=0 if status == "finished" else 1)], daemon=True
+            )
+            finishing.start()
+            finishing.join(CLOSE_SECONDS)
+            if finishing.is_alive():
+                _warn(f"what was left was not sent within {CLOSE_SECONDS} s; `wandb sync` sends it later")
 
 
 def _has_key() -> bool:

@@ -107,6 +107,14 @@ class TestAgainstThePapers:
         loss.backward()
         assert fake.grad is None
 
+    def test_a_critic_with_batch_norm_scores_fakes_as_it_does_for_the_generator(self):
+        """Reals in the same forward would make it another function than the one the generator climbs."""
+        critic, inputs = small_critic("dcgan", 0, "batch"), batch("dcgan", 6, 0)
+        inputs["real"] = inputs["real"] * 0.1 + 0.9
+        _, parts = CriticObjective(critic, penalty="none")(**inputs)
+        apart = critic(inputs["real"]).mean() - critic(inputs["fake"]).mean()
+        assert parts["critic/wasserstein"].item() == pytest.approx(apart.item(), rel=1e-9)
+
     def test_the_order_of_the_images_does_not_matter(self):
         critic, inputs = small_critic("dcgan", 3), batch("dcgan", 6, 3)
         turned = {name: value.flip(0) for name, value in inputs.items()}
