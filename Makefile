@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 	@echo "  runs/quickstart/curves.png              the losses"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet ruff

@@ -54,7 +54,8 @@ def worst_difference(one: Path, other: Path) -> float:
 
 
 def _worst(pairs: list[tuple[float, float]]) -> float:
-    return max(abs(a - b) for a, b in pairs) / max(abs(a) for a, _ in pairs)
+    largest = max(abs(a) for a, _ in pairs)
+    return max(abs(a - b) for a, b in pairs) / (largest or 1.0)
 
 
 def assert_same_weights(one: Path, other: Path, step: int) -> None:

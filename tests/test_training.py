@@ -128,17 +128,17 @@ MODES = {
         "objective.every=2",
     ],
     "plain gan, batch norm": ["objective.loss=nonsaturating", "objective.penalty=none", "critic.norm=batch"],
-    "clip, rmsprop": ["objective.penalty=clip", "critic.optimizer.name=rmsprop", "generator.optimizer.name=rmsprop"],
     "resnet, lp, drift": [
         "generator={name: resnet, width: 8}",
         "critic={name: resnet, width: 8, optimizer: {decay: linear}}",
         "objective.penalty=lp",
         "objective.drift=0.001",
     ],
-    "mlp, hinge, labels": [
-        "generator={name: mlp, width: 16}",
-        "critic={name: mlp, width: 16}",
+    "mlp, hinge, clip, rmsprop, labels": [
+        "generator={name: mlp, width: 16, optimizer: {name: rmsprop}}",
+        "critic={name: mlp, width: 16, optimizer: {name: rmsprop}}",
         "objective.loss=hinge",
+        "objective.penalty=clip",
         "data.classes=4",
     ],
 }
