@@ -35,3 +35,9 @@ class Diverged(UserError):
     """Losses that are not finite, as every process sees them."""
 
     everywhere = True
+
+
+class RunFolderError(UserError):
+    """A run folder that cannot be written, as every process finds before it starts."""
+
+    everywhere = True

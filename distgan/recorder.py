@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 from functools import wraps
 
 import torch
@@ -46,12 +47,13 @@ class Recorder:
         self.config, self.folder, self.is_main = config, folder, is_main
         self._progress, self._world_size = progress, world_size
         self._tracker: Tracker | None = None
-        self._last = (progress.images, progress.seconds, 0.0)
+        self._last = (0, 0.0, 0.0)
 
     @_main_only
     def start(self, generator: nn.Module, shards: ShardSet, summary: str) -> None:
         """Tells `summary`, writes config, environment and first pictures, and opens what receives metrics."""
         print(summary, file=sys.stderr, flush=True)
+        self._last = (self._progress.images, self._progress.seconds, 0.0)
         write_atomically(self.folder.config, dump_config(self.config))
         record_start(self.folder.environment, self._progress.step, self._world_size)
         self.folder.write_status("running")
@@ -102,14 +104,14 @@ class Recorder:
     @_main_only
     def close(self, status: str) -> None:
         """Status, curves and animation; `status`: finished, preempted or failed."""
-        # After a failure, what else goes wrong here must not take the place of what is to be told.
-        with contextlib.suppress(*((OSError, UserError) if status == "failed" else ())):
-            self.folder.write_status(status)
-        with contextlib.suppress(*((OSError, UserError) if status == "failed" else ())):
+        with contextlib.ExitStack() as views:
+            views.callback(_warn_if_fails, pictures.save_evolution, self.folder.samples, self.folder.evolution)
+            views.callback(_warn_if_fails, save_curves, self.folder.metrics, self.folder.curves)
             if self._tracker is not None:
-                self._tracker.close(status)
-            save_curves(self.folder.metrics, self.folder.curves)
-            pictures.save_evolution(self.folder.samples, self.folder.evolution)
+                views.callback(self._tracker.close, status)
+            # After a failure, one of the disk's here must not take the place of what is to be told.
+            with contextlib.suppress(*((OSError, UserError) if status == "failed" else ())):
+                self.folder.write_status(status)
 
     def _kept_id(self) -> str | None:
         """The W&B id of a start that ended before its first checkpoint."""
@@ -123,3 +125,11 @@ class Recorder:
             source.read_into(sample, images[row])
         source.close()
         pictures.save(pictures.grid(images / 127.5 - 1, pictures.columns(count, 0)), self.folder.reals)
+
+
+def _warn_if_fails(view: Callable, *args) -> None:
+    """A view of the run that cannot be drawn takes nothing from the run."""
+    try:
+        view(*args)
+    except (OSError, UserError) as error:
+        print(f"distgan: {error}", file=sys.stderr)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from distgan.errors import ConfigError, UserError
+from distgan.errors import ConfigError, RunFolderError, UserError
 from distgan.files import new_file
 
 
@@ -47,11 +49,11 @@ class RunFolder:
         try:
             for folder in (self.samples, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
+            probe = self.path / f".writable-{platform.node()}-{os.getpid()}"  # every process looks for itself
             probe.write_bytes(b"x")
             probe.unlink()
         except OSError as error:
-            raise UserError(
+            raise RunFolderError(
                 f"run_dir {self.path}: cannot be written: {error.strerror}; choose another run_dir or make room"
             ) from None
 

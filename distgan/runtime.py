@@ -211,10 +211,13 @@ def check_launch() -> None:
         launcher = Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\0")
     except OSError:  # no such thing on this system: nothing can be said
         return
-    match = re.search(r"--num[_-]processes[= ](\d+)", " ".join(launcher))
-    if match and int(match[1]) > 1 and "WORLD_SIZE" not in os.environ and "accelerate" in " ".join(launcher):
+    is_accelerate = "accelerate.commands.launch" in launcher[:4] or any(
+        Path(part).name in ("accelerate", "accelerate-launch") for part in launcher[:2]
+    )
+    asked = re.search(r"\0--num[_-]processes[=\0](\d+)\0", "\0".join(launcher))
+    if is_accelerate and asked and int(asked[1]) > 1 and "WORLD_SIZE" not in os.environ:
         raise ConfigError(
-            f"accelerate launch was asked for {match[1]} processes and started one, as it does on a CPU; "
+            f"accelerate launch was asked for {asked[1]} processes and started one, as it does on a CPU; "
             "add --config_file launch/cpu.yaml"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -28,7 +29,7 @@ class StopSignals:
             raise KeyboardInterrupt
         self.received = True
         if sys.stderr.isatty():
-            print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")  # print may not be entered twice
 
 
 def ignore_stop_signals() -> None:

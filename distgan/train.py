@@ -74,8 +74,7 @@ def train(args: argparse.Namespace, signals) -> None:
     check_resumable(folder, config, args.allow_config_change)
     shards = open_shards(config.data.shards)
     check_against(shards, config.data.resolution, config.data.channels, config.data.classes)
-    if os.environ.get("RANK", "0") == "0":
-        folder.create()
+    folder.create()
 
     from distgan.runtime import Runtime
     from distgan.trainer import Trainer

@@ -24,7 +24,7 @@ from distgan.config import Config
 from distgan.config.schema import Schedule
 from distgan.data.index import ShardSet
 from distgan.data.stream import Stream
-from distgan.errors import ConfigError, Diverged, UserError
+from distgan.errors import ConfigError, DataError, Diverged, UserError
 from distgan.periodic import Clock, Periodic
 from distgan.recorder import Recorder
 from distgan.run_folder import RunFolder
@@ -32,6 +32,9 @@ from distgan.runtime import Runtime, Vote, parameters
 from distgan.schedules import ema_decay, learning_rate
 from distgan.stopping import StopSignals
 from distgan.tracking.meter import Meter
+from distgan.weights import checksum, clamp, is_finite
+
+_ADVICE = "the run has diverged. Try a lower learning rate; the newest checkpoint is from before"
 
 
 class Inputs(NamedTuple):
@@ -102,7 +105,7 @@ class Trainer:
     def fit(self, signals: StopSignals, *, allow_other_data: bool = False) -> str:
         """Trains to `train.length`, or until a signal asks to stop. Returns `finished` or `preempted`.
 
-        Raises UserError for what the user can mend; the run folder's status is then `failed`.
+        Raises UserError for what the user can mend. Once training has begun the run folder's status is then `failed`.
         """
         self._resume(allow_other_data)
         status = "failed"
@@ -161,6 +164,9 @@ class Trainer:
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
             self._check_finite(self.meter.peek())
+            broken = [file for file, network in self.state.networks.items() if not is_finite(network)]
+            if broken:
+                raise Diverged(f"step {self.progress.step}: weights of {', '.join(broken)} are not finite; {_ADVICE}")
             self._save()
             clock.saved()
 
@@ -177,10 +183,7 @@ class Trainer:
         """
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if broken and self.config.train.precision != "fp16":
-            raise Diverged(
-                f"step {self.progress.step}: {', '.join(broken)} is not finite; the run has diverged. Try a lower "
-                "learning rate; the newest checkpoint is from before"
-            )
+            raise Diverged(f"step {self.progress.step}: {', '.join(broken)} is not finite; {_ADVICE}")
 
     def _step(self, stream: Stream) -> None:
         """`critic_steps` updates of the critic and one of the generator."""
@@ -308,6 +311,10 @@ class Trainer:
                 )
         self.progress.data = data
         self._first_step = self._saved_step = self.progress.step
+        if not self.runtime.agree([int(data[:12], 16)]):
+            raise DataError(
+                "the processes found different pictures in data.shards; they must be the same on all machines"
+            )
         weights = [checksum(network) for network in self.state.networks.values()]
         if not self.runtime.agree([self.progress.step, self.progress.images, *weights]):
             raise UserError(
@@ -336,15 +343,3 @@ class Trainer:
                 f"run        {self.folder.path}, step {self.progress.step} to {config.total_steps}",
             ]
         )
-
-
-def checksum(network: nn.Module) -> float:
-    """A number that two networks of the same weights share."""
-    return sum(float(tensor.double().sum()) for tensor in network.state_dict().values())
-
-
-@torch.no_grad()
-def clamp(network: nn.Module, limit: float) -> None:
-    """Clamps every parameter to [-limit, limit]."""
-    torch._foreach_clamp_min_(list(network.parameters()), -limit)
-    torch._foreach_clamp_max_(list(network.parameters()), limit)

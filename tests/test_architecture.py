@@ -19,7 +19,7 @@ ROOT = PACKAGE.parent
 STOREYS = [
     ["errors", "files", ""],
     ["config", "run_folder", "stopping"],
-    ["randomness", "schedules", "averaging"],
+    ["randomness", "schedules", "averaging", "weights"],
     ["networks"],
     ["objectives"],
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "tracking"],

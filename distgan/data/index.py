@@ -119,9 +119,7 @@ def read_index(folder: Path) -> dict | None:
     try:
         if index["version"] != VERSION:
             version = index["version"]
-            raise DataError(
-                f"{file}: version {version}, this program reads {VERSION}; prepare the shards again"
-            )
+            raise DataError(f"{file}: version {version}, this program reads {VERSION}; prepare the shards again")
         [(str(s["name"]), int(s["samples"]), int(s["bytes"])) for s in index["shards"]]
         int(index["resolution"]), int(index["channels"]), list(index["classes"])
     except (KeyError, TypeError, ValueError) as error:

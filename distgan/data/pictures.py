@@ -21,9 +21,7 @@ from PIL import Image, ImageOps
 from distgan.data import shapes
 from distgan.errors import UserError
 
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
-)
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
 # Only these decoders: PIL would hand a ".png" that is really PostScript to an outside program.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 LARGEST_FILE = 512 * 2**20  # bytes of one picture inside a zip: more is a bomb, not a picture

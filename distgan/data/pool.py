@@ -60,8 +60,7 @@ def _in_order(pool, items: Sequence[Item], tasks, recipe: Recipe, ahead: int) ->
     except BrokenProcessPool:
         time.sleep(0.5)  # a SIGTERM for the whole job may reach the workers first: let our own arrive
         raise UserError(
-            "a worker process died, perhaps for lack of memory; run the same command with fewer --workers, "
-            "it goes on"
+            "a worker process died, perhaps for lack of memory; run the same command with fewer --workers, it goes on"
         ) from None
 
 

@@ -97,9 +97,7 @@ def prepare(
     picture that cannot be read.
     """
     started = time.monotonic()
-    _check_numbers(
-        resolution=resolution, shard_size=shard_size, workers=workers, count=count, max=max_pictures
-    )
+    _check_numbers(resolution=resolution, shard_size=shard_size, workers=workers, count=count, max=max_pictures)
     recipe = _recipe(source, resolution, channels)
     _check_drawing(source, count, background)
     path = None if input is None else Path(input).expanduser()
@@ -135,9 +133,7 @@ def _recipe(source: str, resolution: int | None, channels: int | None) -> Recipe
 
 def _check_drawing(source: str, count: int | None, background: str) -> None:
     if count is not None and source != "shapes":
-        raise ConfigError(
-            f"--count {count}: only for shapes; --max {count} takes the first pictures of {source}"
-        )
+        raise ConfigError(f"--count {count}: only for shapes; --max {count} takes the first pictures of {source}")
     if background not in GROUNDS:
         raise ConfigError(f"--background {background}: {' or '.join(GROUNDS)} are possible")
 

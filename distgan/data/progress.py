@@ -26,9 +26,7 @@ class Progress:
             from tqdm import tqdm
 
             name = f"prepare {self.what}"
-            self._bar = tqdm(
-                total=self.total, initial=self.before, desc=name, unit="picture", file=sys.stderr
-            )
+            self._bar = tqdm(total=self.total, initial=self.before, desc=name, unit="picture", file=sys.stderr)
         return self
 
     def __exit__(self, *exception: object) -> None:

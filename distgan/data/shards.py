@@ -128,9 +128,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST):
             raise DataError(f"{folder}: cannot be written ({error.strerror}); give another --out") from None
         reason = error.strerror or error
-        raise UserError(
-            f"{folder}: writing failed ({reason}); run the same command again, it goes on"
-        ) from None
+        raise UserError(f"{folder}: writing failed ({reason}); run the same command again, it goes on") from None
 
 
 @contextmanager
@@ -141,9 +139,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(
-                f"{folder}: another prepare is writing here; wait, or give another --out"
-            ) from None
+            raise DataError(f"{folder}: another prepare is writing here; wait, or give another --out") from None
         except OSError:
             pass
         yield
@@ -192,10 +188,7 @@ def write_index(folder: Path, head: dict, shards: dict[str, ShardRecord], sample
     """Writes `samples.npy`, then `index.json`: whoever sees the index sees all it speaks of."""
     with new_file(folder / SAMPLES_FILE) as file:
         np.save(file, samples, allow_pickle=False)
-    listed = [
-        {"name": name, "samples": r.samples, "bytes": r.bytes, "sha256": r.sha256}
-        for name, r in shards.items()
-    ]
+    listed = [{"name": name, "samples": r.samples, "bytes": r.bytes, "sha256": r.sha256} for name, r in shards.items()]
     index = {"version": VERSION, **head, "shards": listed}
     with new_file(folder / INDEX_FILE) as file:
         file.write(json.dumps(index, indent=1).encode() + b"\n")

@@ -25,9 +25,7 @@ CRITICS: dict[str, type[nn.Module]] = {
 }
 
 
-def build_generator(
-    name: str, *, resolution: int, channels: int, classes: int, **settings: object
-) -> nn.Module:
+def build_generator(name: str, *, resolution: int, channels: int, classes: int, **settings: object) -> nn.Module:
     """The generator `name` with its own `settings`; unconditional when `classes` is 0.
 
     Its forward takes the latent [N, latent] and labels [N] int64 or None, and returns images

@@ -56,9 +56,7 @@ class GlobalBatchNorm(nn.Module):
     Raises ValueError in training mode when there is a single value a channel.
     """
 
-    def __init__(
-        self, features: int, *, affine: bool = True, eps: float = 1e-5, momentum: float = 0.1
-    ) -> None:
+    def __init__(self, features: int, *, affine: bool = True, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
         self.features, self.eps, self.momentum = features, eps, momentum
         self.average: Callable[[Tensor], Tensor] = _identity

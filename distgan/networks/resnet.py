@@ -161,9 +161,7 @@ class ResNetGenerator(nn.Module):
         biases = {"inner_bias": _inner_bias(resolution, norm), "outer_bias": norm not in CANCELLING}
         self.input = LatentInput(latent, classes, concatenate=norm == "none")
         self.linear = nn.Linear(self.input.features, levels[0] * BASE**2)
-        self.blocks = nn.ModuleList(
-            Block(a, b, "up", norm, classes=classes, **biases) for a, b in pairwise(levels)
-        )
+        self.blocks = nn.ModuleList(Block(a, b, "up", norm, classes=classes, **biases) for a, b in pairwise(levels))
         self.norm = build_norm(norm, levels[-1])
         self.activation = ReLU()
         self.output = _conv(levels[-1], channels, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -67,5 +68,6 @@ class Tracker:
 
     def close(self, status: str) -> None:
         """`status`: finished, preempted or failed."""
-        for sink in self._sinks:
-            sink.close(status)
+        with contextlib.ExitStack() as closing:  # each is closed, whatever happens to the others
+            for sink in reversed(self._sinks):
+                closing.callback(sink.close, status)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import math
+import os
 import secrets
 import sys
 import threading
@@ -86,12 +88,14 @@ class WandbSink:
         if run is not None:
             self._guard(lambda: run.summary.update({"status": status}))
             finishing = threading.Thread(
-                target=self._guard, args=[lambda: run.finish(exit_code=0 if status == "finished" else 1)], daemon=True
+                target=self._guard, args=[lambda: run.finish(exit_code=1 if status == "failed" else 0)], daemon=True
             )
             finishing.start()
             finishing.join(CLOSE_SECONDS)
             if finishing.is_alive():
                 _warn(f"what was left was not sent within {CLOSE_SECONDS} s; `wandb sync` sends it later")
+                # wandb's own last act would wait for its service without end; handlers run last registered first.
+                atexit.register(os._exit, 1 if status == "failed" else 0)
 
 
 def _has_key() -> bool:

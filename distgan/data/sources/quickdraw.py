@@ -20,9 +20,7 @@ def quickdraw(request: Request) -> Source:
     path = request.input
     files = [path] if path.is_file() else _array_files(path)
     if not files:
-        raise DataError(
-            f"{path}: no .npy or .npz files here; give a file or a folder of Quick, Draw! bitmaps"
-        )
+        raise DataError(f"{path}: no .npy or .npz files here; give a file or a folder of Quick, Draw! bitmaps")
     classes = tuple(file.stem.removeprefix(PREFIX) for file in files)
     if len(set(classes)) != len(classes):
         twice = next(name for name in classes if classes.count(name) > 1)

@@ -1,0 +1,23 @@
+"""All weights of a network at once: compared, checked, clamped."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def checksum(network: nn.Module) -> int:
+    """A number that networks of the same bits share: the sum of their bytes, whatever adds it up."""
+    tensors = (tensor.detach().cpu().contiguous() for tensor in network.state_dict().values())
+    return sum(int(tensor.flatten().view(torch.uint8).sum(dtype=torch.int64)) for tensor in tensors)
+
+
+def is_finite(network: nn.Module) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in network.parameters())
+
+
+@torch.no_grad()
+def clamp(network: nn.Module, limit: float) -> None:
+    """Clamps every parameter to [-limit, limit]."""
+    torch._foreach_clamp_min_(list(network.parameters()), -limit)
+    torch._foreach_clamp_max_(list(network.parameters()), limit)
