@@ -102,8 +102,10 @@ def load_network(path: Path, network: nn.Module) -> None:
     try:
         network.load_state_dict(_read(path))
     except RuntimeError as error:
-        detail = " ".join(str(error).split())
-        raise UserError(f"{path}: does not fit the network of the config: {detail[:300]}") from None
+        detail = str(error).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"{path}: does not fit the network of the config; use the config of the run, or another run_dir ({detail})"
+        ) from None
 
 
 def newest(checkpoints: Path) -> Path | None:

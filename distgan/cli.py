@@ -14,7 +14,7 @@ if not __package__:  # run as a script: this folder's files must not stand befor
 
 from distgan import config as configs  # noqa: E402
 from distgan.data import prepare  # noqa: E402
-from distgan.errors import UserError  # noqa: E402
+from distgan.errors import ConfigError, UserError  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sampling.add_argument("--out", default=None, metavar="FILE", help="PNG to write; default: RUN/sampled.png")
     sampling.add_argument("--count", type=int, default=64, help="pictures, default 64")
     sampling.add_argument("--seed", type=int, default=0, help="of the latents, default 0")
-    sampling.add_argument("--label", type=int, default=None, help="class of a conditional run; default: all in turn")
+    sampling.add_argument(
+        "--label", type=int, default=None, help="class of a conditional run; default: each class a row"
+    )
     sampling.add_argument("--raw", action="store_true", help="the last weights instead of their running average")
     sampling.set_defaults(action=_sample)
 
@@ -66,6 +68,8 @@ def _sample(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> int:
+    if args.overrides and not args.config:
+        raise ConfigError(f"{args.overrides[0]}: an override of what? Give --config FILE too")
     text = configs.dump_config(configs.load_config(args.config, args.overrides)) if args.config else configs.reference()
     print(text, end="")
     return 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from distgan.errors import ConfigError, RunFolderError, UserError
 from distgan.files import new_file
@@ -36,6 +38,10 @@ class RunFolder:
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"{step:08d}"
 
+    def lock(self) -> None:
+        """Keeps other trainings out while this process lives. Raises ConfigError when one is already there."""
+        self._held = _lock(self.path / ".lock")
+
     def write_status(self, status: str) -> None:
         """How the run stands. On a full disk at least the word that is no longer true goes."""
         try:
@@ -56,6 +62,20 @@ class RunFolder:
             raise RunFolderError(
                 f"run_dir {self.path}: cannot be written: {error.strerror}; choose another run_dir or make room"
             ) from None
+
+
+def _lock(path: Path) -> BinaryIO:
+    """Holds a file for as long as this process lives. Raises ConfigError while another one does."""
+    file = open(path, "wb")  # noqa: SIM115  (held until the end)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(
+            f"run_dir {path.parent}: a training is running in it; stop it, or use another run_dir"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    return file
 
 
 def write_atomically(path: Path, text: str) -> None:

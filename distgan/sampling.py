@@ -44,8 +44,9 @@ def sample_run(
 ) -> Path:
     """Writes a grid from the newest checkpoint of a run folder; returns its path.
 
-    `label` None takes the classes of a conditional run in turn; `raw` takes the last weights instead of their
-    average. Raises ConfigError for what cannot be drawn, UserError where there is no checkpoint.
+    `label` None gives a conditional run's classes a row each, `count` pictures in all or a few less; `raw` takes the
+    last weights instead of their average. Raises ConfigError for what cannot be drawn, UserError where there is no
+    checkpoint.
     """
     folder = RunFolder(run)
     if not folder.config.exists():
@@ -58,12 +59,15 @@ def sample_run(
         raise ConfigError(f"--count {count}: must be at least 1")
     generator = make_generator(config).eval()
     checkpoint.load_network(newest / (checkpoint.GENERATOR if raw else checkpoint.GENERATOR_EMA), generator)
+    classes = config.data.classes if label is None else 0  # to be shown a row each
+    per_row = pictures.columns(count, classes)
+    count = per_row * classes or count
     keys = randomness.image_keys(randomness.key(seed, "sample"), torch.arange(count))
     images = generate(generator, keys, _labels(config.data.classes, count, label))
     out = out or run / "sampled.png"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        pictures.save(pictures.grid(images, pictures.columns(count, 0)), out)
+        pictures.save(pictures.grid(images, per_row), out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
     return out
@@ -75,4 +79,4 @@ def _labels(classes: int, count: int, label: int | None) -> Tensor | None:
         raise ConfigError(f"--label {label}: the run's labels are {known}")
     if not classes:
         return None
-    return torch.arange(count) % classes if label is None else torch.full((count,), label)
+    return torch.arange(classes).repeat_interleave(count // classes) if label is None else torch.full((count,), label)

@@ -18,11 +18,17 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received = False
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def install(self) -> StopSignals:
         for number in STOP_SIGNALS:
             signal.signal(number, self._note)
         return self
+
+    @property
+    def asked(self) -> bool:
+        """Whether to stop: a signal came, or the launcher that started this process has gone."""
+        return self.received or (self._launcher is not None and os.getppid() != self._launcher)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:

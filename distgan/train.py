@@ -74,12 +74,14 @@ def train(args: argparse.Namespace, signals) -> None:
     check_resumable(folder, config, args.allow_config_change)
     shards = open_shards(config.data.shards)
     check_against(shards, config.data.resolution, config.data.channels, config.data.classes)
-    folder.create()
 
     from distgan.runtime import Runtime
     from distgan.trainer import Trainer
 
     runtime = Runtime(config)
+    folder.create()
+    if runtime.is_main:
+        folder.lock()
     trainer = Trainer(config, runtime, shards, folder)
     status = trainer.fit(signals, allow_other_data=args.allow_config_change)
     runtime.close()

@@ -123,7 +123,7 @@ class Trainer:
             line, sample, save = self._jobs(stream, clock)
             while self.progress.step < total and not stop:
                 self._step(stream)
-                stop, late = vote.cast(signals.received, save.is_late(clock.since_save()))
+                stop, late = vote.cast(signals.asked, save.is_late(clock.since_save()))
                 save_now = stop or (late and self.progress.step > self._saved_step + 1)  # the vote is a step behind
                 for job in (line, sample, save):
                     if job.is_due(self.progress.step) or (job is save and save_now):
@@ -309,6 +309,11 @@ class Trainer:
                     f"{self.folder.path} was trained on other pictures than data.shards names now; use another run_dir"
                     ", or --allow-config-change"
                 )
+        if self.progress.step > self.config.total_steps:
+            raise ConfigError(
+                f"train.length: {self.config.train.length} is {self.config.total_steps} steps, and "
+                f"{self.folder.path} has {self.progress.step} already; give a longer one, or another run_dir"
+            )
         self.progress.data = data
         self._first_step = self._saved_step = self.progress.step
         if not self.runtime.agree([int(data[:12], 16)]):

@@ -6,10 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from launching import TINY, options, train
+from launching import TINY, command, options, train
 
 from distgan.data.prepare import prepare
 
@@ -100,6 +101,26 @@ def test_a_picture_that_breaks_while_training_is_named(tiny, shapes_shards, tmp_
     errors = refused(*tiny, f"data.shards={broken}")
     assert "picture" in errors and ".tar" in errors
     assert (tmp_path / "run" / "status").read_text() == "failed\n"
+
+
+def test_a_second_training_in_the_same_run_folder_is_refused(tiny, tmp_path):
+    first = subprocess.Popen(
+        command(*tiny, "train.length=2000 steps"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert first.poll() is None
+            time.sleep(0.05)
+        assert "a training is running in it" in refused(*tiny)
+    finally:
+        first.kill()
+        first.wait()
+
+
+def test_a_length_that_the_run_has_already_passed_is_refused(tiny, tmp_path):
+    train(*tiny, "train.length=2 steps")
+    assert "has 2 already" in refused(*tiny, "train.length=1 steps")
+    assert "length: 2 steps" in (tmp_path / "run" / "config.yaml").read_text()
 
 
 def test_other_pictures_under_the_same_config_are_refused(tiny, tmp_path):

@@ -86,6 +86,18 @@ def test_a_signal_to_one_of_two_processes_makes_all_save_and_the_next_start_goes
     assert_same_weights(tmp_path / "calm", run, 40)
 
 
+def test_processes_whose_launcher_was_killed_save_and_leave(tiny, tmp_path):
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(*tiny("run", "train.length=5000 steps"), processes=2), **_piped())
+    _wait_for_line(run, process)
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while (run / "status").read_text() != "preempted\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_a_killed_run_goes_on_from_its_newest_checkpoint(tiny, tmp_path):
     run = tmp_path / "killed"
     train(*tiny("calm", "checkpoint.every=5 steps", "train.length=60 steps"))

@@ -66,9 +66,20 @@ def reference() -> str:
     rows: dict[str, tuple[str, str]] = {}
     for key, help_text, field in walk_keys():
         if not _is_section(field.annotation):
-            rows.setdefault(key, (_default(field), help_text))
+            choices = [str(value) for value in typing.get_args(field.annotation) if isinstance(value, str)]
+            told = len(choices) < 2 or all(choice in help_text for choice in choices)
+            allowed = "" if told else f" ({', '.join(choices)})"
+            _add(rows, key, _default(field), help_text + allowed)
     width = max(len(f"{key}: {default}") for key, (default, _) in rows.items())
     return "".join(f"{f'{key}: {default}'.ljust(width)}  {text}\n" for key, (default, text) in rows.items())
+
+
+def _add(rows: dict[str, tuple[str, str]], key: str, default: str, text: str) -> None:
+    """A key that several families share has one row; the names of the families are its choices."""
+    if key in rows and key.endswith(".name") and default not in rows[key][0].split("/"):
+        default = f"{rows[key][0]}/{default}"
+        rows[key] = (default, text)
+    rows.setdefault(key, (default, text))
 
 
 def _is_section(annotation: Any) -> bool:

@@ -133,6 +133,8 @@ def _expand(spec: str) -> list[Path]:
     path = Path(spec).expanduser()
     if path.is_dir():
         return _in_folder(path)
+    if not path.exists() and path.suffix != ".tar" and not any(mark in spec for mark in "{*?["):
+        raise DataError(f"{spec}: no such folder; make it with `distgan prepare SOURCE INPUT --out {spec}`")
     if path.exists() or not any(mark in spec for mark in "{*?["):
         return [path]
     paths = [found for name in _braces(str(path)) for found in _globbed(name)]

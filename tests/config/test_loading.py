@@ -325,7 +325,7 @@ def test_the_reference_lists_every_key_with_default_and_help():
     for key, help_text in known_keys().items():
         assert help_text, f"{key} has no help"
         if key in listed:
-            assert listed[key].rstrip().endswith(help_text) or key.startswith(("generator", "critic"))
+            assert help_text in listed[key] or key.startswith(("generator", "critic"))
     assert "train.batch_size: 64 " in listed["train.batch_size"] and "m in WGAN-GP" in listed["train.batch_size"]
 
 
