@@ -62,8 +62,9 @@ def test_every_loss_is_compared_here():
 
 
 def test_a_loss_that_is_not_paired_needs_no_reals():
-    _, _, objective, given = parts()
+    generator, _, objective, given = parts()
     objective(**{**given, "real": None})[0].backward()
+    assert all(parameter.grad is not None for parameter in generator.parameters())
 
 
 def test_the_critic_is_held_but_not_owned():
