@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from distgan.errors import UserError
 from distgan.files import sync_folder
@@ -48,13 +49,15 @@ class TrainState:
     optimizers: dict[str, torch.optim.Optimizer]
     """By the name of their network."""
     progress: Progress
+    scalers: dict[str, GradScaler] = field(default_factory=dict)
+    """Of the loss of each network with fp16; without effect, and without a state, in other precisions."""
 
 
-def save(folder: Path, state: TrainState, extra: dict[str, Tensor], scaler: dict | None) -> None:
+def save(folder: Path, state: TrainState, extra: dict[str, Tensor]) -> None:
     """Writes a checkpoint beside its final name, flushes it to disk and renames it.
 
-    `extra`: further tensors by name; `scaler`: state of the fp16 gradient scaler. Raises UserError when the disk
-    does not take it; nothing half-written stays behind.
+    `extra`: further tensors by name. Raises UserError when the disk does not take it; nothing half-written stays
+    behind.
     """
     part = folder.with_name(f".{folder.name}.part")
     try:
@@ -66,7 +69,9 @@ def save(folder: Path, state: TrainState, extra: dict[str, Tensor], scaler: dict
         for name, optimizer in state.optimizers.items():
             tensors |= _optimizer_tensors(name, optimizer)
         save_file(_contiguous(tensors), part / _TENSORS)
-        (part / _PROGRESS).write_text(json.dumps({"progress": asdict(state.progress), "scaler": scaler}, indent=1))
+        scalers = {name: scaler.state_dict() for name, scaler in state.scalers.items() if scaler.is_enabled()}
+        record = {"progress": asdict(state.progress), "scalers": scalers}
+        (part / _PROGRESS).write_text(json.dumps(record, indent=1))
         _flush(part)
         os.replace(part, folder)
         sync_folder(folder.parent)
@@ -78,8 +83,8 @@ def save(folder: Path, state: TrainState, extra: dict[str, Tensor], scaler: dict
         ) from None
 
 
-def load(folder: Path, state: TrainState) -> tuple[dict[str, Tensor], dict | None]:
-    """Fills `state` from a checkpoint; returns the further tensors and the scaler's state.
+def load(folder: Path, state: TrainState) -> dict[str, Tensor]:
+    """Fills `state` from a checkpoint; returns the further tensors.
 
     Raises UserError naming the file when something is missing, damaged or of another shape."""
     for name, network in state.networks.items():
@@ -89,12 +94,14 @@ def load(folder: Path, state: TrainState) -> tuple[dict[str, Tensor], dict | Non
         _load_optimizer(name, optimizer, tensors, folder / _TENSORS)
     try:
         record = json.loads((folder / _PROGRESS).read_text())
-        progress, scaler = Progress(**record["progress"]), record["scaler"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        progress = Progress(**record["progress"])
+        for name, kept in record["scalers"].items():
+            if state.scalers[name].is_enabled():  # not after a change to another precision
+                state.scalers[name].load_state_dict(kept)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"checkpoint {folder / _PROGRESS}: cannot be read: {error}; remove {folder}") from None
     state.progress.__dict__.update(asdict(progress))
-    extra = {name.removeprefix("extra."): tensor for name, tensor in tensors.items() if name.startswith("extra.")}
-    return extra, scaler
+    return {name.removeprefix("extra."): tensor for name, tensor in tensors.items() if name.startswith("extra.")}
 
 
 def load_network(path: Path, network: nn.Module) -> None:

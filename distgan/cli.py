@@ -13,8 +13,11 @@ if not __package__:  # run as a script: this folder's files must not stand befor
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from distgan import config as configs  # noqa: E402
+from distgan import doctor  # noqa: E402
 from distgan.data import prepare  # noqa: E402
-from distgan.errors import ConfigError, UserError  # noqa: E402
+from distgan.errors import ConfigError  # noqa: E402
+from distgan.exit_status import exit_status, leave  # noqa: E402
+from distgan.toys import commands as toys  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     sampling.add_argument("--raw", action="store_true", help="the last weights instead of their running average")
     sampling.set_defaults(action=_sample)
 
+    examining = commands.add_parser(
+        "doctor", help="will this run be right?", description="Checks a config on the processes that it will run on."
+    )
+    doctor.add_arguments(examining)
+    examining.set_defaults(action=doctor.run)
+
+    toys.add_arguments(commands.add_parser("toy", help="critics where the truth is known", description=toys.__doc__))
+
     showing = commands.add_parser(
         "config", help="all keys of a config, or a resolved config", description="Shows every key, or a whole config."
     )
@@ -47,14 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     showing.set_defaults(action=_config)
 
     args = parser.parse_args(argv)
-    try:
-        return args.action(args)
-    except UserError as error:
-        print(f"distgan: {error}".replace("\n", "\ndistgan: "), file=sys.stderr)
-        return error.exit_status
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return leave(exit_status(lambda: args.action(args)))
 
 
 def _sample(args: argparse.Namespace) -> int:

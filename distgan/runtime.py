@@ -15,13 +15,14 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from distgan.config import Config, process_conflicts, raise_mistakes
 from distgan.errors import ConfigError
 from distgan.networks.norms import batch_norms
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "fp64": torch.float64}
-_ACCELERATE_PRECISION = {"fp32": "no", "fp64": "no", "bf16": "bf16", "fp16": "fp16"}
+_MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Runtime:
@@ -32,10 +33,10 @@ class Runtime:
         cuda = torch.cuda.is_available() and config.train.device != "cpu" and not _cpu_asked_for()
         if config.train.device == "cuda" and not cuda:
             raise ConfigError("train.device: cuda, and torch sees no CUDA device here; use auto or cpu")
-        raise_mistakes(process_conflicts(config, launched_processes(), cuda=cuda))
+        raise_mistakes(process_conflicts(config, launched_processes()))
         self.accelerator = Accelerator(
             cpu=not cuda,
-            mixed_precision=_ACCELERATE_PRECISION[config.train.precision],
+            mixed_precision="no",  # ours: accelerate has one scaler for both networks, and none on a CPU
             kwargs_handlers=[
                 DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
                 InitProcessGroupKwargs(timeout=timedelta(minutes=30)),
@@ -44,7 +45,8 @@ class Runtime:
         self.device = self.accelerator.device
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process
-        self.dtype = _DTYPES[config.train.precision]
+        self.dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
+        self._mixed = _MIXED.get(config.train.precision)
         self.compiles = config.train.compile is True or (config.train.compile == "auto" and cuda)
         if cuda:
             # fp32 means fp32, and the same step gives the same bits; TF32 has 10 bits of mantissa.
@@ -73,7 +75,7 @@ class Runtime:
         return moved / 127.5 - 1
 
     def wrap(self, objective: nn.Module) -> nn.Module:
-        """The objective under DDP (with several processes) and autocast (with mixed precision), compiled if asked."""
+        """The objective under DDP (with several processes), compiled if asked."""
         if self.compiles:
             objective.compute = compile_or_fall_back(objective.compute)
         # A weight of one input channel has strides of both formats at once: nothing to be warned of.
@@ -82,27 +84,32 @@ class Runtime:
             warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
             return self.accelerator.prepare(objective)
 
-    def prepare_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        return self.accelerator.prepare(optimizer)
+    def count_reductions(self, objective: nn.Module) -> list[int]:
+        """From now on the bytes of every bucket that DDP reduces for the objective; stays empty on one process.
 
-    def backward(self, loss: Tensor) -> None:
-        """The backward of a loss, scaled with fp16."""
-        self.accelerator.backward(loss)
+        Can be asked once for an objective.
+        """
+        sizes: list[int] = []
+
+        def hook(_, bucket):  # DDP reads annotations, and refuses them as strings
+            sizes.append(bucket.buffer().nbytes)
+            return allreduce_hook(dist.group.WORLD, bucket)
+
+        if self.world_size > 1:
+            objective.register_comm_hook(None, hook)
+        return sizes
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Around forwards; with fp32 and fp64 it does nothing."""
+        return torch.autocast(self.device.type, dtype=self._mixed, enabled=self._mixed is not None)
+
+    def make_scaler(self) -> GradScaler:
+        """Scales a whole loss with fp16; in other precisions its methods do nothing."""
+        return GradScaler(self.device.type, enabled=self._mixed == torch.float16)
 
     def without_reduction(self, objective: nn.Module, unreduced: bool) -> contextlib.AbstractContextManager:
         """Around forward AND backward of every micro-batch but the last: gradients stay on this process."""
         return self.accelerator.no_sync(objective) if unreduced else contextlib.nullcontext()
-
-    def scaler(self) -> dict | None:
-        """State of the fp16 gradient scaler, or None in other precisions."""
-        return self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
-
-    def load_scaler(self, state: dict | None) -> None:
-        if state is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state)
-
-    def autocast(self) -> contextlib.AbstractContextManager:
-        return self.accelerator.autocast()
 
     def reduce(self, values: Tensor, maximum: Tensor) -> Tensor:
         """Values [K] averaged over all processes, or their maximum where `maximum` [K] says so."""
@@ -112,6 +119,34 @@ class Runtime:
         dist.all_reduce(means)
         dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
         return torch.where(maximum, maxima, means)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows [n, ...] of all processes in the order of their ranks: [world_size * n, ...]."""
+        if self.world_size == 1:
+            return rows
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(self.world_size)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    def spread(self, values: Tensor) -> float:
+        """The largest difference between what two processes hold at the same place; NaN if one holds a NaN."""
+        if self.world_size == 1:
+            return 0.0
+        largest, least = values.clone(), -values
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        dist.all_reduce(least, op=dist.ReduceOp.MAX)
+        return (largest + least).abs().max().item()
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any process."""
+        flags = torch.tensor([float(flag)], device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return bool(flags.item())
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of what the processes hold."""
+        return values if self.world_size == 1 else _mean(values)
 
     def agree(self, values: list[float]) -> bool:
         """Whether all processes hold the same values; every one of them gets the same answer."""
@@ -225,13 +260,6 @@ def check_launch() -> None:
 def _cpu_asked_for() -> bool:
     """Whether accelerate was told to leave the GPUs alone."""
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "y", "t", "on")
-
-
-def is_lost_peer(error: Exception) -> bool:
-    """Whether an error only says that another process has gone."""
-    return isinstance(error, (dist.DistBackendError, dist.DistNetworkError)) or (
-        isinstance(error, RuntimeError) and "by peer" in str(error)  # gloo's words
-    )
 
 
 def cores_of_a_process(world_size: int) -> int:

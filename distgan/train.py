@@ -14,6 +14,7 @@ if not __package__:  # run as a script: this folder's files must not stand befor
 
 def main() -> int:
     """Returns 0 when the run is finished or was told to stop, 1 when it failed, 2 when it cannot be run as given."""
+    from distgan.exit_status import exit_status, leave
     from distgan.stopping import StopSignals, ignore_stop_signals
 
     parser = argparse.ArgumentParser(
@@ -24,41 +25,9 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="laid on the files")
     args = parser.parse_intermixed_args()
     signals = StopSignals().install()
-    status = run(args, signals)
+    status = exit_status(lambda: train(args, signals), "interrupted; start again to go on from the newest checkpoint")
     ignore_stop_signals()
-    if status and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        # The others may wait for this process in a collective, and an orderly exit would wait for them.
-        sys.stderr.flush()
-        os._exit(status)
-    return status
-
-
-def run(args: argparse.Namespace, signals) -> int:
-    """The exit status of a training; what goes wrong is told here."""
-    from distgan.errors import UserError
-
-    try:
-        train(args, signals)
-    except UserError as error:
-        # What every process meets alike is told once a machine.
-        if not error.everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"distgan: {error}".replace("\n", "\ndistgan: "), file=sys.stderr, flush=True)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("distgan: interrupted; start again to go on from the newest checkpoint", file=sys.stderr)
-        return 130
-    except Exception as error:  # noqa: BLE001  a defect of ours: its traceback, and then out before the others wait
-        from distgan.runtime import is_lost_peer
-
-        if is_lost_peer(error):
-            rank = os.environ.get("RANK")
-            print(f"distgan: process {rank}: another process has ended; see what it said", file=sys.stderr)
-        else:
-            import traceback
-
-            traceback.print_exc()
-        return 1
-    return 0
+    return leave(status)
 
 
 def train(args: argparse.Namespace, signals) -> None:

@@ -4,72 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
 
 from distgan import checkpoint, randomness
-from distgan.assembly import (
-    make_critic,
-    make_critic_objective,
-    make_generator,
-    make_generator_objective,
-    make_optimizer,
-)
+from distgan.assembly import make_critic, make_generator
 from distgan.averaging import WeightAverage
 from distgan.config import Config
-from distgan.config.schema import Schedule
 from distgan.data.index import ShardSet
 from distgan.data.stream import Stream
 from distgan.errors import ConfigError, DataError, Diverged, UserError
 from distgan.periodic import Clock, Periodic
+from distgan.phases import Inputs, Phase, Phases
 from distgan.recorder import Recorder
 from distgan.run_folder import RunFolder
 from distgan.runtime import Runtime, Vote, parameters
-from distgan.schedules import ema_decay, learning_rate
+from distgan.schedules import ema_decay
 from distgan.stopping import StopSignals
 from distgan.tracking.meter import Meter
-from distgan.weights import checksum, clamp, is_finite
+from distgan.weights import checksum, is_finite
 
 _ADVICE = "the run has diverged. Try a lower learning rate; the newest checkpoint is from before"
-
-
-class Inputs(NamedTuple):
-    """What one update of one process works on; row i is one position of the global batch."""
-
-    real: Tensor
-    """Pictures [n, C, H, W] in [-1, 1]."""
-    labels: Tensor | None
-    """int64 [n], or None without classes."""
-    keys: Tensor
-    """Image keys int64 [n]: all that is random about an image follows from its key."""
-
-    def split(self, size: int) -> Iterator[Inputs]:
-        """Micro-batches of at most `size` images."""
-        for start in range(0, len(self.keys), size):
-            yield Inputs(*(None if part is None else part[start : start + size] for part in self))
-
-
-@dataclass
-class Phase:
-    """An update as data: whose parameters, by what objective, how often in a step."""
-
-    name: str
-    network: nn.Module
-    objective: nn.Module
-    """The whole loss as one module, under DDP."""
-    arguments: Callable[[Inputs, int], dict]
-    """What the objective is called with, from a micro-batch and the number of the update."""
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
-    repeats: int = 1
-    fresh_reals: bool = True
-    """Whether each update reads the next batch of the stream, or works on the one before."""
-    clip: float | None = None
-    """Parameters are clamped to [-clip, clip] after an update (WGAN algorithm 1, line 7)."""
+_LEAST_SCALE = 2.0**-10
+"""An fp16 loss scale below this has been halved for every update there was: the overflow is not in the backward."""
 
 
 class Trainer:
@@ -80,7 +37,7 @@ class Trainer:
         self.generator = runtime.place(make_generator(config)).train()
         self.critic = runtime.place(make_critic(config)).train()
         self.average = WeightAverage(self.generator)
-        self.phases = [self._critic_phase(), self._generator_phase()]
+        self.phases = Phases(config, runtime, self.generator, self.critic)
         self.meter = Meter(runtime.device)
         self.state = checkpoint.TrainState(
             networks={
@@ -89,11 +46,9 @@ class Trainer:
                 checkpoint.CRITIC: self.critic,
             },
             optimizers={phase.name: phase.optimizer for phase in self.phases},
+            scalers={phase.name: phase.scaler for phase in self.phases},
             progress=checkpoint.Progress(),
         )
-        local = config.train.batch_size // runtime.world_size
-        self.positions = runtime.rank * local + torch.arange(local, device=runtime.device)
-        self.micro_batch = config.train.micro_batch or local
         self._inputs: Inputs | None = None
         self._first_step = self._saved_step = 0
         self.recorder = Recorder(config, folder, self.progress, runtime.world_size, runtime.is_main)
@@ -151,7 +106,7 @@ class Trainer:
         def line() -> None:
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
-            metrics = self.meter.take()
+            metrics = {**self.meter.take(), **self.phases.scaling(self.progress.step)}
             self.recorder.line(self.progress, metrics, stream.wait_seconds)
             self._check_finite(metrics)
 
@@ -179,37 +134,36 @@ class Trainer:
     def _check_finite(self, metrics: dict[str, float]) -> None:
         """Raises UserError, on all processes alike, before broken weights replace whole ones.
 
-        With fp16 a single infinity is no failure: the scaler skips that update.
+        With fp16 a single infinity is no failure: the scaler skips that update. One that skips them all is.
         """
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if broken and self.config.train.precision != "fp16":
             raise Diverged(f"step {self.progress.step}: {', '.join(broken)} is not finite; {_ADVICE}")
+        for phase in self.phases:
+            if phase.scaler.is_enabled() and phase.scaler.get_scale() < _LEAST_SCALE:
+                raise Diverged(
+                    f"step {self.progress.step}: every update of the {phase.name} overflows fp16; use train.precision: "
+                    f"bf16, or where it had trained before: {_ADVICE}"
+                )
 
     def _step(self, stream: Stream) -> None:
         """`critic_steps` updates of the critic and one of the generator."""
         done = self.progress.step / self.config.total_steps
         for phase in self.phases:
-            self._prepare(phase, done)
+            self.phases.begin(phase, done)
             for repeat in range(phase.repeats):
                 inputs = self._read(phase, repeat, stream)
-                self._update(phase, inputs, self.progress.step * phase.repeats + repeat)
+                for metrics, share in self.phases.gradients(phase, inputs, self.progress.step * phase.repeats + repeat):
+                    self.meter.add(metrics, share)
+                self.phases.apply(phase)
         self.progress.step += 1
         self.progress.images += self.config.images_per_step
         train = self.config.train
         decay = ema_decay(train.ema_kimg, train.ema_rampup, self.config.images_per_step, self.progress.images)
         self.average.update(self.generator, decay)
 
-    def _prepare(self, phase: Phase, done: float) -> None:
-        """Only the parameters of the phase's network get gradients, at the learning rate of now."""
-        for other in self.phases:
-            other.network.requires_grad_(other is phase)
-        schedule = phase.schedule
-        for group in phase.optimizer.param_groups:
-            group["lr"] = learning_rate(schedule.lr, schedule.decay, schedule.decay_start, done)
-
     def _read(self, phase: Phase, repeat: int, stream: Stream) -> Inputs:
-        base = randomness.key(self.config.seed, phase.name, self.progress.step, repeat)
-        keys = randomness.image_keys(base, self.positions)
+        keys = self.phases.keys(phase, self.progress.step, repeat)
         if not phase.fresh_reals:
             return self._inputs._replace(keys=keys)
         batch = next(stream)
@@ -220,66 +174,6 @@ class Trainer:
             real = torch.where(mirrored[:, None, None, None], real.flip(-1), real)
         self._inputs = Inputs(real, labels, keys)
         return self._inputs
-
-    def _update(self, phase: Phase, inputs: Inputs, update: int) -> None:
-        """One optimiser step on the mean loss of the global batch.
-
-        A micro-batch counts by its share of the images; only the last one's backward is reduced over the processes.
-        """
-        phase.optimizer.zero_grad()
-        parts = list(inputs.split(self.micro_batch))
-        for number, part in enumerate(parts, start=1):
-            share = len(part.keys) / len(inputs.keys)
-            arguments = phase.arguments(part, update)
-            with self.runtime.without_reduction(phase.objective, number < len(parts)):
-                loss, metrics = phase.objective(**arguments)
-                self.runtime.backward(loss * share)
-            self.meter.add(metrics, share)
-        phase.optimizer.step()
-        if phase.clip is not None:
-            clamp(phase.network, phase.clip)
-
-    def _latent(self, keys: Tensor) -> Tensor:
-        return randomness.normal(keys, "latent", (self.generator.latent,), self.runtime.dtype)
-
-    @torch.no_grad()
-    def _generate(self, part: Inputs) -> Tensor:
-        """Fakes for the critic, [n, C, H, W]."""
-        with self.runtime.autocast():
-            return self.generator(self._latent(part.keys), part.labels).to(self.runtime.dtype)
-
-    def _critic_phase(self) -> Phase:
-        config, every = self.config, self.config.objective.every
-
-        def arguments(part: Inputs, update: int) -> dict:
-            return {"fake": self._generate(part), **part._asdict(), "penalise": update % every == 0}
-
-        return Phase(
-            name="critic",
-            network=self.critic,
-            objective=self.runtime.wrap(make_critic_objective(config, self.critic)),
-            arguments=arguments,
-            optimizer=self.runtime.prepare_optimizer(make_optimizer(config.critic.optimizer, self.critic)),
-            schedule=config.critic.optimizer,
-            repeats=config.train.critic_steps,
-            clip=config.objective.clip if config.objective.penalty == "clip" else None,
-        )
-
-    def _generator_phase(self) -> Phase:
-        config = self.config
-
-        def arguments(part: Inputs, update: int) -> dict:
-            return {"latent": self._latent(part.keys), **part._asdict()}
-
-        return Phase(
-            name="generator",
-            network=self.generator,
-            objective=self.runtime.wrap(make_generator_objective(config, self.generator, self.critic)),
-            arguments=arguments,
-            optimizer=self.runtime.prepare_optimizer(make_optimizer(config.generator.optimizer, self.generator)),
-            schedule=config.generator.optimizer,
-            fresh_reals=False,
-        )
 
     def _stream(self) -> Stream:
         data, runtime = self.config.data, self.runtime
@@ -301,9 +195,8 @@ class Trainer:
         ones, ConfigError when it was trained on other pictures."""
         newest, data = checkpoint.newest(self.folder.checkpoints), self.shards.fingerprint
         if newest is not None:
-            extra, scaler = checkpoint.load(newest, self.state)
+            extra = checkpoint.load(newest, self.state)
             self.meter.load(extra.get("meter"))
-            self.runtime.load_scaler(scaler)
             if self.progress.data not in (None, data) and not allow_other_data:
                 raise ConfigError(
                     f"{self.folder.path} was trained on other pictures than data.shards names now; use another run_dir"
@@ -330,14 +223,14 @@ class Trainer:
     def _save(self) -> None:
         if self.runtime.is_main:
             folder = self.folder.checkpoint(self.progress.step)
-            checkpoint.save(folder, self.state, {"meter": self.meter.state()}, self.runtime.scaler())
+            checkpoint.save(folder, self.state, {"meter": self.meter.state()})
             checkpoint.prune(self.folder.checkpoints, self.config.checkpoint.keep)
         self._saved_step = self.progress.step
 
     def _summary(self) -> str:
         runtime, config = self.runtime, self.config
-        local = len(self.positions)
-        micro = f", {self.micro_batch} at a time" if self.micro_batch < local else ""
+        local, at_once = self.phases.local, self.phases.micro_batch
+        micro = f", {at_once} at a time" if at_once < local else ""
         return "\n".join(
             [
                 f"processes  {runtime.world_size} on {runtime.device.type}, {config.train.precision}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from accelerate.state import AcceleratorState
 
 
 def in_processes(world_size: int, folder: Path, function: Callable, *args: object) -> list:
@@ -35,6 +37,11 @@ def in_processes(world_size: int, folder: Path, function: Callable, *args: objec
 
 def _member(rank: int, world_size: int, folder: Path, function: Callable, args: tuple) -> None:
     torch.set_num_threads(1)
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    os.environ.update(
+        {name: str(value) for name, value in places.items()}, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1"
+    )
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the process that this one was forked from
     meeting = f"file://{folder.resolve()}/rendezvous"
     dist.init_process_group("gloo", meeting, timedelta(seconds=50), world_size=world_size, rank=rank)
     torch.save(function(rank, *args), folder / f"result {rank}")

@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+from safetensors.numpy import load_file
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "tiny.yaml"
 
@@ -51,6 +55,22 @@ def worst_difference(one: Path, other: Path) -> float:
     names = {name for line in first for name in line if name.startswith(("critic/", "generator/"))}
     assert names
     return max(_worst([(a[name], b[name]) for a, b in zip(first, second, strict=True) if name in a]) for name in names)
+
+
+def worst_weight_difference(one: Path, other: Path, step: int) -> float:
+    """The largest difference of a weight or statistic at a checkpoint, relative to the largest value of its tensor."""
+    found = []
+    for name in ("generator", "generator_ema", "critic"):
+        first, second = (load_file(run / "checkpoints" / f"{step:08d}" / f"{name}.safetensors") for run in (one, other))
+        assert {key: first[key].shape for key in first} == {key: second[key].shape for key in second}
+        found += [np.abs(first[key] - second[key]).max() / (np.abs(first[key]).max() or 1.0) for key in first]
+    return float(np.max(found))
+
+
+def worst_pixel_difference(one: Path, other: Path, step: int) -> int:
+    """The largest difference of a pixel of the samples of a step, of 255."""
+    first, second = (np.asarray(Image.open(run / "samples" / f"{step:08d}.png"), dtype=int) for run in (one, other))
+    return int(np.abs(first - second).max())
 
 
 def _worst(pairs: list[tuple[float, float]]) -> float:

@@ -18,14 +18,14 @@ ROOT = PACKAGE.parent
 
 STOREYS = [
     ["errors", "files", ""],
-    ["config", "run_folder", "stopping"],
+    ["config", "run_folder", "stopping", "exit_status"],
     ["randomness", "schedules", "averaging", "weights"],
     ["networks"],
     ["objectives"],
-    ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "tracking"],
-    ["sampling"],
-    ["recorder"],
-    ["trainer"],
+    ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
+    ["sampling", "phases"],
+    ["recorder", "parity"],
+    ["trainer", "doctor"],
     ["train", "cli"],
 ]
 """From the ground up: a part may import those of lower storeys (DESIGN section 2). "" is distgan/__init__.py."""
@@ -99,6 +99,12 @@ def test_every_part_has_its_storey():
     parts = {part_of(file) for file in sources()}
     assert parts <= STOREY.keys(), f"give {sorted(parts - STOREY.keys())} a storey in {Path(__file__).name}"
     assert STOREY.keys() <= parts, f"{sorted(STOREY.keys() - parts)} are gone"
+
+
+def test_the_parity_reference_shares_no_mathematics_with_what_it_is_to_judge():
+    files = sources()
+    for file in ("parity/reference.py", "parity/textbook.py", "parity/measure.py"):
+        assert own_parts(files[file], file) <= {"parity", "networks", "randomness"}, file
 
 
 def test_imports_point_downwards_only():

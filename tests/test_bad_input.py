@@ -75,9 +75,8 @@ def test_a_launcher_that_started_fewer_processes_than_asked_is_noticed(tiny):
     assert done.returncode != 0 and "launch/cpu.yaml" in done.stderr
 
 
-def test_fp16_without_cuda_and_cuda_without_a_device_are_refused(tiny):
+def test_cuda_without_a_device_is_refused(tiny):
     hidden = {"CUDA_VISIBLE_DEVICES": ""}
-    assert "fp16 needs a CUDA device" in refused(*tiny, "train.precision=fp16", env=hidden)
     assert "torch sees no CUDA device" in refused(*tiny, "train.device=cuda", env=hidden)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 from distgan import checkpoint
 from distgan.errors import UserError
@@ -95,27 +96,45 @@ def test_all_comes_back_to_the_bit_and_training_goes_on_to_the_bit(tmp_path, kin
     strides = [p.stride() for p in before.networks[checkpoint.CRITIC].parameters()]
     assert any(stride[1] == 1 and len(stride) == 4 for stride in strides), "nothing is channels_last"
     meter = torch.tensor([[1 / 3, 2.0], [0.1, 1e300]], dtype=torch.float64)
-    scaler = {"scale": 65536.0, "growth_factor": 2.0, "_growth_tracker": 3}
-    checkpoint.save(tmp_path / "00000003", before, {"meter": meter}, scaler)
-    extra, loaded_scaler = checkpoint.load(tmp_path / "00000003", after)
+    checkpoint.save(tmp_path / "00000003", before, {"meter": meter})
+    extra = checkpoint.load(tmp_path / "00000003", after)
     assert_same(before, after)
-    assert torch.equal(extra["meter"], meter) and extra["meter"].dtype == meter.dtype and loaded_scaler == scaler
+    assert torch.equal(extra["meter"], meter) and extra["meter"].dtype == meter.dtype
     for state in (before, after):
         train(state, 2)
     assert_same(before, after)
+
+
+def test_the_loss_scales_of_fp16_come_back_and_other_precisions_have_none(tmp_path):
+    def state(*scales: float | None) -> checkpoint.TrainState:
+        made = fresh("adam", 0, torch.float32)
+        for name, scale in zip(made.optimizers, scales, strict=True):
+            made.scalers[name] = GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
+            made.scalers[name].scale(torch.zeros(()))  # it makes its tensors when first used
+        return made
+
+    checkpoint.save(tmp_path / "00000001", state(256.0, None), {})
+    assert [
+        len(kept) for kept in json.loads((tmp_path / "00000001" / "state.json").read_text())["scalers"].values()
+    ] == [5]
+    half, full = state(1024.0, 512.0), state(None, None)
+    for other in (half, full):
+        checkpoint.load(tmp_path / "00000001", other)
+    assert [scaler.get_scale() for scaler in half.scalers.values()] == [256.0, 512.0]
+    assert not any(scaler.is_enabled() for scaler in full.scalers.values())
 
 
 def test_the_state_of_a_meter_comes_back(tmp_path, trained):
     meter, again = Meter(DEVICE), Meter(DEVICE)
     meter.add({"critic/loss": torch.tensor(1 / 3), "critic/grad_norm_max": torch.tensor(5.0)}, 0.7)
     meter.fold(lambda values, _: values)
-    checkpoint.save(tmp_path / "3", trained, {"meter": meter.state()}, None)
-    again.load(checkpoint.load(tmp_path / "3", fresh("adam", 1))[0]["meter"])
+    checkpoint.save(tmp_path / "3", trained, {"meter": meter.state()})
+    again.load(checkpoint.load(tmp_path / "3", fresh("adam", 1))["meter"])
     assert again.take() == meter.take() != {}
 
 
 def test_learning_rates_are_those_of_the_config_and_not_of_the_file(tmp_path, trained):
-    checkpoint.save(tmp_path / "3", trained, {}, None)
+    checkpoint.save(tmp_path / "3", trained, {})
     again = fresh("adam", 1)
     again.optimizers["critic"].param_groups[0]["lr"] = 0.5
     checkpoint.load(tmp_path / "3", again)
@@ -123,7 +142,7 @@ def test_learning_rates_are_those_of_the_config_and_not_of_the_file(tmp_path, tr
 
 
 def test_a_generator_is_read_without_the_rest(tmp_path, trained):
-    checkpoint.save(tmp_path / "3", trained, {}, None)
+    checkpoint.save(tmp_path / "3", trained, {})
     network = fresh("adam", 1).networks[checkpoint.GENERATOR_EMA]
     checkpoint.load_network(tmp_path / "3" / checkpoint.GENERATOR_EMA, network)
     wanted = trained.networks[checkpoint.GENERATOR_EMA].state_dict()
@@ -132,21 +151,21 @@ def test_a_generator_is_read_without_the_rest(tmp_path, trained):
 
 def test_saving_changes_nothing_and_never_replaces_a_checkpoint(tmp_path, trained):
     before = {name: tensor.clone() for name, tensor in everything(trained).items()}
-    checkpoint.save(tmp_path / "3", trained, {}, None)
+    checkpoint.save(tmp_path / "3", trained, {})
     with pytest.raises(UserError, match="cannot be written"):
-        checkpoint.save(tmp_path / "3", trained, {}, None)
+        checkpoint.save(tmp_path / "3", trained, {})
     assert all(torch.equal(tensor, before[name]) for name, tensor in everything(trained).items())
     assert os.listdir(tmp_path) == ["3"]
 
 
 class TestInterrupted:
     def test_what_a_killed_save_left_is_not_taken_for_a_checkpoint(self, tmp_path, trained):
-        checkpoint.save(tmp_path / "00000003", trained, {}, None)
+        checkpoint.save(tmp_path / "00000003", trained, {})
         shutil.copytree(tmp_path / "00000003", tmp_path / ".00000006.part")
         (tmp_path / ".00000006.part" / "state.json").unlink()
         assert checkpoint.newest(tmp_path) == tmp_path / "00000003"
         train(trained, 3)
-        checkpoint.save(tmp_path / "00000006", trained, {}, None)
+        checkpoint.save(tmp_path / "00000006", trained, {})
         again = fresh("adam", 1)
         checkpoint.load(checkpoint.newest(tmp_path), again)
         assert_same(again, trained)
@@ -167,7 +186,7 @@ class TestInterrupted:
         assert_same(again, trained)
 
     def test_a_disk_that_takes_no_more_is_told_and_nothing_stays_behind(self, tmp_path, trained):
-        checkpoint.save(tmp_path / "00000003", trained, {}, None)
+        checkpoint.save(tmp_path / "00000003", trained, {})
         process = FORK.Process(target=save_without_room, args=(tmp_path, trained), daemon=True)
         process.start()
         process.join(30)
@@ -195,7 +214,7 @@ def move(state: checkpoint.TrainState) -> None:
 def save_on_and_on(folder: Path, state: checkpoint.TrainState) -> None:
     while True:
         move(state)
-        checkpoint.save(folder / f"{state.progress.step:08d}", state, {}, None)
+        checkpoint.save(folder / f"{state.progress.step:08d}", state, {})
         checkpoint.prune(folder, 2)
 
 
@@ -206,7 +225,7 @@ def save_without_room(folder: Path, state: checkpoint.TrainState) -> None:
     for limit in (100, largest - 100):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         try:
-            checkpoint.save(folder / "00000004", state, {}, None)
+            checkpoint.save(folder / "00000004", state, {})
         except UserError as error:
             told.append(str(error))
     (folder / "told").write_text("\n".join(told))
@@ -221,7 +240,7 @@ def wait_for(condition) -> None:
 class TestDamage:
     @pytest.fixture
     def folder(self, tmp_path, trained):
-        checkpoint.save(tmp_path / "00000003", trained, {"meter": torch.zeros(2)}, None)
+        checkpoint.save(tmp_path / "00000003", trained, {"meter": torch.zeros(2)})
         return tmp_path / "00000003"
 
     FILES = [checkpoint.GENERATOR, checkpoint.GENERATOR_EMA, checkpoint.CRITIC, "state.safetensors", "state.json"]
@@ -252,7 +271,7 @@ class TestDamage:
         assert f"{folder / checkpoint.GENERATOR}: does not fit the network of the config" in self.refused(folder)
 
     @pytest.mark.parametrize(
-        "content", ["[]", "3", "{}", '{"progress": {}}', '{"progress": {"epoch": 3}, "scaler": null}']
+        "content", ["[]", "3", "{}", '{"progress": {}}', '{"progress": {"epoch": 3}, "scalers": null}']
     )
     def test_a_state_of_another_program_is_named(self, folder, content):
         (folder / "state.json").write_text(content)
@@ -264,7 +283,7 @@ class TestDamage:
 
     def test_progress_is_plain_json(self, folder):
         record = json.loads((folder / "state.json").read_text())
-        assert record["progress"]["step"] == 3 and record["scaler"] is None
+        assert record["progress"]["step"] == 3 and record["scalers"] == {}
 
 
 class TestPruning:
@@ -294,6 +313,6 @@ class TestPruning:
 def test_networks_that_share_weights_are_written_apart(tmp_path):
     linear = nn.Linear(2, 2)
     state = checkpoint.TrainState({"a": linear, "b": linear}, {}, checkpoint.Progress())
-    checkpoint.save(tmp_path / "1", state, {"same": linear.weight.T}, None)
-    extra, _ = checkpoint.load(tmp_path / "1", state)
+    checkpoint.save(tmp_path / "1", state, {"same": linear.weight.T})
+    extra = checkpoint.load(tmp_path / "1", state)
     assert torch.equal(extra["same"], linear.weight.T)

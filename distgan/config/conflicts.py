@@ -22,7 +22,7 @@ class Mistake(NamedTuple):
 
 def conflicts(config: Config) -> list[Mistake]:
     """What cannot be run although every key of it is allowed."""
-    return [*_critic_norm(config), *_resolutions(config), *_lazy(config), *_single_value(config)]
+    return [*_critic_norm(config), *_resolutions(config), *_lazy(config), *_single_value(config), *_groups(config)]
 
 
 def _critic_norm(config: Config) -> Iterator[Mistake]:
@@ -61,27 +61,68 @@ def _single_value(config: Config) -> Iterator[Mistake]:
             yield Mistake("train.batch_size", f"1 picture has no statistics for {part}.norm batch; use 2 or more")
 
 
-def process_conflicts(config: Config, processes: int, *, cuda: bool | None = None) -> list[Mistake]:
-    """What cannot be run on this number of processes (`cuda`: whether they have a GPU; None: not known yet)."""
-    found = []
-    batch, micro = config.train.batch_size, config.train.micro_batch
-    if batch % processes:
-        lower, upper = batch // processes * processes, -(-batch // processes) * processes
-        nearest = " or ".join(str(n) for n in (lower, upper) if n)
-        found.append(
-            Mistake("train.batch_size", f"{batch} images cannot be shared by {processes} processes; use {nearest}")
+def _groups(config: Config) -> Iterator[Mistake]:
+    batch, group = config.train.batch_size, _group(config)
+    if batch % group:
+        yield Mistake(
+            "train.batch_size",
+            f"{batch} images cannot be split into groups of critic.minibatch_std {group}; use "
+            f"{_nearest(batch, group)}, or another critic.minibatch_std (0: none)",
         )
-    local = batch // processes
+
+
+def _group(config: Config) -> int:
+    """How many consecutive images must stay together."""
+    return getattr(config.critic, "minibatch_std", 0) or 1
+
+
+def _nearest(count: int, unit: int) -> str:
+    """The multiples of `unit` around `count`, as words."""
+    lower, upper = count // unit * unit, -(-count // unit) * unit
+    return " or ".join(str(n) for n in (lower, upper) if n)
+
+
+def process_conflicts(config: Config, processes: int) -> list[Mistake]:
+    """What cannot be run on this number of processes."""
+    local = config.train.batch_size // processes
+    return [
+        *_shares(config, processes),
+        *_split_statistics(config, local),
+        *_split_groups(config, local),
+    ]
+
+
+def _shares(config: Config, processes: int) -> Iterator[Mistake]:
+    batch, group = config.train.batch_size, _group(config)
+    nearest = _nearest(batch, processes * group)
+    if batch % processes:
+        yield Mistake("train.batch_size", f"{batch} images cannot be shared by {processes} processes; use {nearest}")
+    elif batch // processes % group:
+        yield Mistake(
+            "train.batch_size",
+            f"{batch} images over {processes} processes are {batch // processes} on each, which cannot be split into "
+            f"groups of critic.minibatch_std {group}; use {nearest}, fewer processes, or another critic.minibatch_std "
+            "(0: none)",
+        )
+
+
+def _split_statistics(config: Config, local: int) -> Iterator[Mistake]:
+    micro = config.train.micro_batch
     networks = [part for part in ("generator", "critic") if getattr(getattr(config, part), "norm", "") == "batch"]
     if micro and local > micro and networks:
-        found.append(
-            Mistake(
-                "train.micro_batch",
-                f"{micro} splits the {local} images of a process, and {networks[0]}.norm batch needs the statistics of "
-                f"the whole batch at once; use at least {local}, more processes, or {networks[0]}.norm layer, instance "
-                "or group",
-            )
+        yield Mistake(
+            "train.micro_batch",
+            f"{micro} splits the {local} images of a process, and {networks[0]}.norm batch needs the statistics of "
+            f"the whole batch at once; use at least {local}, more processes, or {networks[0]}.norm layer, instance "
+            "or group",
         )
-    if config.train.precision == "fp16" and cuda is False:
-        found.append(Mistake("train.precision", "fp16 needs a CUDA device; use bf16 or fp32 on a CPU"))
-    return found
+
+
+def _split_groups(config: Config, local: int) -> Iterator[Mistake]:
+    micro, group = config.train.micro_batch, _group(config)
+    if micro and local > micro and micro % group:
+        yield Mistake(
+            "train.micro_batch",
+            f"{micro} images cannot be split into groups of critic.minibatch_std {group}; use "
+            f"{_nearest(micro, group)}, or another critic.minibatch_std (0: none)",
+        )

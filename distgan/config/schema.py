@@ -21,10 +21,17 @@ def _two(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _group(value: int) -> int:
+    if value < 0 or value == 1:
+        raise ValueError("0 (none), or a group of 2 images or more: one alone does not vary")
+    return value
+
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Group = Annotated[int, AfterValidator(_group)]
 Betas = Annotated[tuple[Fraction, Fraction], BeforeValidator(_two)]
 Norm = Literal["none", "batch", "layer", "instance", "group"]
 
@@ -58,7 +65,7 @@ class Train(Section):
     critic_steps: Count = 5
     """Critic updates for each generator update (n_critic). One step is that many and one generator update."""
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
-    """Arithmetic of the forwards: fp32, bf16, fp16 (CUDA only), or fp64 (slow; for checking equality)."""
+    """Arithmetic of the forwards: fp32, bf16, fp16 (with a scaled loss), or fp64 (slow; for checking equality)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is any; cpu; cuda, which refuses to start on a machine without it."""
     compile: bool | Literal["auto"] = "auto"
@@ -201,6 +208,8 @@ class DcganCritic(_Dcgan):
     """Normalisation; batch only without a gradient penalty."""
     dropout: Fraction = 0.0
     """Share of the activations set to zero."""
+    minibatch_std: Group = 0
+    """Images of a group whose standard deviation is a last map (Progressive GAN sec. 3, code: 4); 0: none."""
 
 
 class ResnetGenerator(_Resnet):

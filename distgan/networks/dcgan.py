@@ -24,6 +24,7 @@ from distgan.networks.activations import LeakyReLU, ReLU
 from distgan.networks.choices import require
 from distgan.networks.conditioning import LatentInput, Score
 from distgan.networks.dropout import KeyedDropout
+from distgan.networks.minibatch import MinibatchStd
 from distgan.networks.norms import NORMS, build_norm, normalise
 from distgan.networks.resampling import UpsampledConv2d
 
@@ -96,8 +97,9 @@ class DCGANCritic(nn.Module):
     """Images [N, C, R, R] to scores [N]: halvings (4 x 4 convolution with stride 2, norm, LeakyReLU, dropout)
     down to the base, then linear over all features.
 
-    `keys` [N] are the image keys of the dropout. Raises ConfigError for a resolution or norm that is not
-    offered, ValueError for labels or keys that are missing or unwanted.
+    `keys` [N] are the image keys of the dropout. `minibatch_std`, unless 0, is the group of a `MinibatchStd` before
+    the linear layer. Raises ConfigError for a resolution or norm that is not offered, ValueError for labels or keys
+    that are missing or unwanted, and for images that do not make whole groups.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class DCGANCritic(nn.Module):
         width: int = 64,
         norm: str = "none",
         dropout: float = 0.0,
+        minibatch_std: int = 0,
     ) -> None:
         super().__init__()
         require("data.resolution", resolution, RESOLUTIONS, within="critic.name dcgan")
@@ -122,11 +125,13 @@ class DCGANCritic(nn.Module):
         self.norms = nn.ModuleList(build_norm(kind, count) for kind, count in zip(norms, levels, strict=True))
         self.activation = LeakyReLU()
         self.dropouts = nn.ModuleList(KeyedDropout(dropout, f"dropout {i}") for i in range(len(levels)))
-        self.score = Score(levels[-1] * sides(resolution)[-1] ** 2, classes)
+        self.minibatch = MinibatchStd(minibatch_std) if minibatch_std else nn.Identity()
+        last = levels[-1] + bool(minibatch_std)
+        self.score = Score(last * sides(resolution)[-1] ** 2, classes)
         initialisation.dcgan(self)
 
     def forward(self, images: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
         x = images
         for halve, norm, dropout in zip(self.halvings, self.norms, self.dropouts, strict=True):
             x = dropout(self.activation(norm(halve(x))), keys)
-        return self.score(rearrange(x, "n c h w -> n (c h w)"), labels)
+        return self.score(rearrange(self.minibatch(x), "n c h w -> n (c h w)"), labels)

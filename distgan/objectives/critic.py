@@ -10,6 +10,11 @@ from distgan.networks.norms import batch_norms
 from distgan.objectives.losses import LOSSES
 from distgan.objectives.penalties import PENALTIES, image_norms
 
+INNER_SCALE = 16.0
+"""The scores are multiplied by this before the inner gradient is taken, and the gradient divided by it. A power of two
+changes no bit of it in float32 and bfloat16; in float16 it keeps entries from vanishing where the critic is flat, and
+has room to grow where it is steep (benchmarks/inner_gradient.py, docs/penalty.md)."""
+
 
 class CriticObjective(nn.Module):
     """L = E[loss(D(x), D(x~))] + weight * every * E[penalty] + drift * E[D(x)^2].
@@ -80,10 +85,11 @@ class CriticObjective(nn.Module):
     def _input_gradient(self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor) -> Tensor:
         """The gradient of each score with respect to its own picture, itself differentiable: [M, C, H, W].
 
-        The gradient of the SUM of scores is that of each score, as no norm of the critic looks at other pictures.
+        The gradient of the SUM of scores is that of each score, as no norm of the critic looks at other pictures (a
+        minibatch statistic does, within its group: see `MinibatchStd`).
         `torch.func.grad` is equal to `autograd.grad(create_graph=True)` to the bit, and it alone can be compiled.
         """
         epsilon = randomness.uniform(keys, "epsilon", dtype=real.dtype)
         points = self.penalty.points(real, fake, epsilon).detach()
         roles = tuple(f"penalty {i}" for i in range(self.penalty.copies))
-        return torch.func.grad(lambda x: self._scores(x, labels, keys, roles).sum())(points)
+        return torch.func.grad(lambda x: INNER_SCALE * self._scores(x, labels, keys, roles).sum())(points) / INNER_SCALE

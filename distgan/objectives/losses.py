@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.nn.functional import relu, softplus
+from torch.nn.functional import logsigmoid, relu
 
 
 class Loss(NamedTuple):
@@ -19,6 +19,11 @@ class Loss(NamedTuple):
     critic: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor, Tensor | None], Tensor]
     paired: bool = False
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x) to the last bits; torch's own is x beyond 20, with a gradient that is 2e-9 off."""
+    return -logsigmoid(-x)
 
 
 def _wasserstein_critic(real: Tensor, fake: Tensor) -> Tensor:

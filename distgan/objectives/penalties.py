@@ -2,7 +2,8 @@
 
 A penalty is two pure functions: `points(real, fake, epsilon)` gives the pictures [M, C, H, W] at which the gradient is
 taken, M a multiple of N; `term(norm, target)` one value for each gradient norm [M]. All are means over the images of
-a term that depends on that image alone, so they may be split over processes and micro-batches.
+a term that depends on that image alone (or on its minibatch group), so they may be split over processes and
+micro-batches.
 """
 
 from __future__ import annotations

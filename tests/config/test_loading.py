@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ TREE = {
     "generator": {"name": "mlp"},
     "critic": {"name": "mlp"},
 }
+GROUPED = {"name": "dcgan", "minibatch_std": 4}
 
 
 def config(**sections: object) -> Config:
@@ -217,6 +220,14 @@ class TestMistakes:
                 {"critic": {"optimizer": {"lr": float("inf")}}},
                 "critic.optimizer.lr: inf is not allowed; must be a finite number",
             ),
+            (
+                {"critic": {"name": "dcgan", "minibatch_std": 1}},
+                "critic.minibatch_std: 1 is not allowed; must be 0 (none), or a group of 2 images or more",
+            ),
+            (
+                {"critic": {"name": "dcgan", "minibatch_std": -4}},
+                "critic.minibatch_std: -4 is not allowed; must be 0 (none), or a group of 2",
+            ),
             ({"seed": "x" * 99}, f"seed: {'x' * 56!r}"[:-1] + "... is not allowed"),
         ],
     )
@@ -286,10 +297,33 @@ class TestConflicts:
         assert told.key == "train.micro_batch" and "generator.norm layer, instance" in told.text
         assert process_conflicts(split, 4) == []
 
-    def test_fp16_needs_cuda(self):
-        half = config(train={"precision": "fp16"})
-        assert [m.key for m in process_conflicts(half, 1, cuda=False)] == ["train.precision"]
-        assert process_conflicts(half, 1) == process_conflicts(half, 1, cuda=True) == []
+    @pytest.mark.parametrize(("batch", "told"), [(10, "10 images .* use 8 or 12,"), (2, "2 images .* use 4,")])
+    def test_the_batch_must_be_whole_groups(self, batch, told):
+        (found,) = mistakes({"critic": GROUPED, "train": {"batch_size": batch}})
+        assert re.match(f"train.batch_size: {told} or another critic.minibatch_std", found)
+        assert "groups of critic.minibatch_std 4" in found
+
+    @pytest.mark.parametrize(
+        ("batch", "processes", "told"),
+        [
+            (24, 3, None),
+            (24, 4, "24 images over 4 processes are 6 on each, .* use 16 or 32, fewer processes, or another"),
+            (8, 4, "8 images over 4 processes are 2 on each, .* use 16, fewer processes, or another"),
+            (12, 5, "12 images cannot be shared by 5 processes; use 20"),
+        ],
+    )
+    def test_a_group_is_not_split_over_processes(self, batch, processes, told):
+        found = process_conflicts(config(critic=GROUPED, train={"batch_size": batch}), processes)
+        assert [mistake.key for mistake in found] == (["train.batch_size"] if told else [])
+        assert not told or re.match(told, found[0].text)
+
+    @pytest.mark.parametrize(("micro", "right"), [(4, True), (6, False), (8, True), (9, True), (3, False)])
+    def test_a_group_is_not_split_over_micro_batches(self, micro, right):
+        split = config(critic=GROUPED, train={"batch_size": 16, "micro_batch": micro})
+        found = process_conflicts(split, 2)
+        assert [mistake.key for mistake in found] == ([] if right else ["train.micro_batch"])
+        nearest = {6: "4 or 8", 3: "4"}
+        assert right or f"{micro} images" in found[0].text and f"use {nearest[micro]}, or" in found[0].text
 
 
 class TestDump:

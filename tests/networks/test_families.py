@@ -33,9 +33,12 @@ def test_a_generator_makes_pictures_between_minus_one_and_one(name, side, norm, 
 
 
 @pytest.mark.parametrize("classes", [0, 3])
-@pytest.mark.parametrize("name, side, norm", EVERY_NORM)
-def test_a_critic_gives_one_score_an_image_and_every_parameter_a_gradient(name, side, norm, classes):
-    critic = small("critic", name, side, classes=classes, norm=norm)
+@pytest.mark.parametrize(
+    "name, side, settings",
+    [(name, side, {"norm": norm}) for name, side, norm in EVERY_NORM] + [("dcgan", 16, {"minibatch_std": 3})],
+)
+def test_a_critic_gives_one_score_an_image_and_every_parameter_a_gradient(name, side, settings, classes):
+    critic = small("critic", name, side, classes=classes, **settings)
     scores = critic(images(3, side), LABELS if classes else None)
     scores.mean().backward()
     assert scores.shape == (3,)
@@ -238,9 +241,11 @@ def test_the_first_scores_are_neither_nothing_nor_huge():
         assert 0.01 < generator(torch.randn(8, 128)).std() < 0.95, name
 
 
-@pytest.mark.parametrize("name, side", FAMILIES)
-def test_bfloat16_autocast_stays_near_float32(name, side):
-    generator, critic = small("generator", name, side).float(), small("critic", name, side).float()
+@pytest.mark.parametrize(
+    "name, side, settings", [(*family, {}) for family in FAMILIES] + [("dcgan", 16, {"minibatch_std": 2})]
+)
+def test_bfloat16_autocast_stays_near_float32(name, side, settings):
+    generator, critic = small("generator", name, side).float(), small("critic", name, side, **settings).float()
     latent = torch.randn(4, 128)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         made = generator(latent)

@@ -125,6 +125,7 @@ def test_vjp_and_functional_call_give_the_same_gradients(name, side, norm):
     [
         ("mlp", 8, {"dropout": 0.3, "norm": "layer"}),
         ("dcgan", 16, {"dropout": 0.3, "norm": "group"}),
+        ("dcgan", 16, {"minibatch_std": 3}),
         ("resnet", 32, {}),
     ],
 )
@@ -154,9 +155,11 @@ def test_a_generator_compiles_into_one_graph_and_takes_in_the_same_statistics(na
     torch.testing.assert_close(twins[0].state_dict(), twins[1].state_dict(), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name, side", FAMILIES)
-def test_channels_last_gives_the_same_inner_gradient(name, side):
-    critic = small("critic", name, side)
+@pytest.mark.parametrize(
+    "name, side, settings", [(*family, {}) for family in FAMILIES] + [("dcgan", 16, {"minibatch_std": 2})]
+)
+def test_channels_last_gives_the_same_inner_gradient(name, side, settings):
+    critic = small("critic", name, side, **settings)
     pictures = images(2, side)
     expected = inner_gradient(critic, pictures)
     critic = critic.to(memory_format=torch.channels_last)

@@ -1,0 +1,70 @@
+"""`distgan doctor`: what can be known of a run before it is started."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from distgan.config import Config, load_config, process_conflicts, raise_mistakes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--parity",
+        action="store_true",
+        required=True,
+        help="compare the gradients of these processes with a float64 reference on one process",
+    )
+    parser.add_argument("--config", action="append", default=[], required=True, metavar="FILE", help="later files win")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="laid on the files")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when everything is equal on this and all other processes, else 1. Raises UserError."""
+    config = load_config(args.config, args.overrides)
+
+    from distgan.runtime import Runtime, launched_processes
+
+    raise_mistakes(process_conflicts(config, launched_processes()))
+    runtime = Runtime(config)
+    status = parity(config, runtime, ", ".join(args.config))
+    runtime.close()
+    return status
+
+
+def parity(config: Config, runtime, name: str) -> int:
+    """Prints the table of the parity check."""
+    from distgan.parity.check import Check
+
+    def tell(text: str) -> None:
+        if runtime.is_main:
+            print(text, file=sys.stderr, flush=True)
+
+    rows = Check(config, runtime, tell).rows()
+    if runtime.is_main:
+        print(_table(config, runtime, name, rows), flush=True)
+    return int(runtime.any(not all(row.equal for row in rows)))
+
+
+def _table(config: Config, runtime, name: str, rows: list) -> str:
+    train, local = config.train, config.train.batch_size // runtime.world_size
+    micro = min(train.micro_batch or local, local)
+    head = [
+        f"{name}: {runtime.world_size} processes on {runtime.device.type}, {train.precision}, "
+        f"{'compiled' if runtime.compiles else 'eager'}",
+        f"batch {train.batch_size}: {local} on each process, {micro} at a time",
+        "reference: float64, one process, one image after another, layers as in the papers",
+        "",
+    ]
+    width = max(len(row.what) for row in rows)
+    lines = [f"{'':{width}}  {'error':>8}  {'bound':>8}"]
+    for row in rows:
+        verdict = "equal" if row.equal else "NOT EQUAL"
+        lines.append(f"{row.what:{width}}  {row.found:8.1e}  {row.bound:8.1e}  {verdict:9}  {row.note}".rstrip())
+    if train.precision in ("fp16", "bf16"):
+        lines += [
+            "",
+            f"{train.precision} rounds so much that small faults hide in it: run this with train.precision=fp64 too",
+        ]
+    unequal = sum(not row.equal for row in rows)
+    return "\n".join([*head, *lines, "", f"NOT EQUAL in {unequal} of {len(rows)}" if unequal else "all equal"])

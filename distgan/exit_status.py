@@ -1,0 +1,58 @@
+"""How a process ends, alone or as one of several: what it says of a failure, and with which status it leaves."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from distgan.errors import UserError
+
+
+_FIRST_WORD = 3.0
+"""Seconds that a process which leaves without a word gives the one that speaks: the launcher ends all others as soon as
+one has left."""
+
+
+def exit_status(action: Callable[[], int | None], interrupted: str = "interrupted") -> int:
+    """What `action` returns (None: 0), or the status of its failure, which is told here."""
+    try:
+        return action() or 0
+    except UserError as error:
+        if error.everywhere and os.environ.get("LOCAL_RANK", "0") != "0":  # told once a machine, by its first process
+            time.sleep(_FIRST_WORD)
+        else:
+            print(f"distgan: {error}".replace("\n", "\ndistgan: "), file=sys.stderr, flush=True)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(f"distgan: {interrupted}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001  a defect of ours: its traceback, and then out before the others wait
+        if _is_lost_peer(error):
+            rank = os.environ.get("RANK")
+            print(f"distgan: process {rank}: another process has ended; see what it said", file=sys.stderr)
+        else:
+            import traceback
+
+            traceback.print_exc()
+        return 1
+
+
+def leave(status: int) -> int:
+    """The status, for `sys.exit`. After a failure of one of several processes it does not return: the others may wait
+    for this one in a collective, and an orderly exit would wait for them."""
+    if status and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    """Whether an error only says that another process has gone. By name, since torch may not be loaded yet."""
+    named = type(error).__name__ in ("DistBackendError", "DistNetworkError")
+    return named or (isinstance(error, RuntimeError) and "by peer" in str(error))  # gloo's words

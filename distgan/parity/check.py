@@ -1,0 +1,219 @@
+"""One update of each kind on the processes there are, against the reference: equal gradients, reduced once?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from distgan import randomness
+from distgan.assembly import make_critic, make_generator
+from distgan.config import Config
+from distgan.parity.measure import error, gradients_of
+from distgan.parity.reference import (
+    PENALTIES,
+    Batch,
+    Gradients,
+    critic_gradients,
+    critic_terms,
+    generator_gradients,
+)
+from distgan.parity.textbook import textbook, unit
+from distgan.phases import Inputs, Phase, Phases
+from distgan.runtime import Runtime
+
+BOUNDS = {"fp64": 1e-12, "fp32": 1e-5, "fp16": 1e-1, "bf16": 3e-1}
+"""The largest `measure.error` against the reference that passes, by `train.precision`. In half precision an activation
+near its kink falls on the other side of it, which in small networks and batches is a large part of a gradient."""
+
+REDUCTION_BOUNDS = {"fp64": 1e-12, "fp32": 1e-6, "fp16": 1e-6, "bf16": 1e-6}
+"""The same of the reduced gradient against the mean of what each process has alone: the reduction is in float32."""
+
+REPETITIONS = 2
+"""What DDP misses can go unnoticed in the first update and end the second."""
+
+
+class Row(NamedTuple):
+    """One comparison: what was compared, by how much it is off, by how much it may be."""
+
+    what: str
+    found: float
+    bound: float
+    note: str = ""
+
+    @property
+    def equal(self) -> bool:
+        return self.found <= self.bound  # and not where it is NaN
+
+
+class Update(NamedTuple):
+    """An update to compare: `number` decides whether a lazy penalty is in it."""
+
+    what: str
+    phase: Phase
+    number: int
+
+
+class Check:
+    """The comparisons of one config on the processes there are.
+
+    Pictures are drawn, not read: their size is the config's, and so are networks, objective, precision, batch,
+    micro-batches and compilation. The updates are those of training, to the line of code.
+    """
+
+    def __init__(self, config: Config, runtime: Runtime, tell: Callable[[str], None] = lambda text: None) -> None:
+        """`tell` receives what is being done, as it can take minutes."""
+        self.config, self.runtime, self.tell = config, runtime, tell
+        self.generator = runtime.place(make_generator(config)).train()
+        self.critic = runtime.place(make_critic(config)).train()
+        stir(self.generator, self.critic, config)
+        self.phases = Phases(config, runtime, self.generator, self.critic)
+        self._reductions: dict[str, list[int]] = {}
+
+    def rows(self) -> list[Row]:
+        """All comparisons. Collective; they are made on the main process, and on the others there are none."""
+        return [row for update in self._updates() for row in self._compare(update)]
+
+    def _updates(self) -> Iterator[Update]:
+        objective, phases = self.config.objective, self.phases
+        has_penalty = bool(PENALTIES[objective.penalty][0])
+        yield Update("critic with penalty" if has_penalty else "critic", phases.critic_phase, 0)
+        if objective.every > 1:
+            yield Update("critic without penalty", phases.critic_phase, 1)
+        yield Update("generator", phases.generator_phase, 0)
+
+    def _compare(self, update: Update) -> Iterator[Row]:
+        phases, runtime = self.phases, self.runtime
+        self.tell(f"{update.what}: {REPETITIONS} updates on {runtime.world_size} processes")
+        phases.begin(update.phase, 0.0)
+        inputs = self._inputs(update.phase)
+        fakes = runtime.gather(torch.cat([phases.generate(part) for part in inputs.split(phases.micro_batch)]))
+        found = [self._gradients(update, inputs) for _ in range(REPETITIONS)]
+        spread = max(runtime.spread(gradient) for gradient in found[-1].values())
+        means = local_means(
+            runtime, update.phase, lambda: phases.gradients(update.phase, inputs, update.number, reduced=False)
+        )
+        reduced = self._bytes_reduced(update, inputs)
+        if not runtime.is_main:
+            return
+        self.tell(f"{update.what}: the reference, {self.config.train.batch_size} images one by one in float64")
+        wanted, pictures = self._reference(update, fakes)
+        bound = BOUNDS[self.config.train.precision]
+        if update.phase is phases.critic_phase and update.number == 0:
+            yield Row("pictures of the generator", *error({"": fakes.double()}, {"": pictures})[:1], bound)
+        for number, gradients in enumerate(found, start=1):
+            worst, name = error(gradients, wanted)
+            yield Row(f"{update.what}: gradients, update {number}", worst, bound, f"most of it in {name}")
+        if runtime.world_size > 1:
+            worst, name = error(found[-1], means)
+            bound = REDUCTION_BOUNDS[self.config.train.precision]
+            yield Row(f"{update.what}: gradients less the mean of the processes' own", worst, bound)
+            yield Row(f"{update.what}: gradients of one process less another's", spread, 0.0)
+            yield _reduced_once(update, reduced)
+
+    def _gradients(self, update: Update, inputs: Inputs) -> Gradients:
+        return settled(update.phase, lambda: self.phases.gradients(update.phase, inputs, update.number))
+
+    def _bytes_reduced(self, update: Update, inputs: Inputs) -> list[int]:
+        """The bytes of each bucket in one more update."""
+        name = update.phase.name
+        if name not in self._reductions:
+            self._reductions[name] = self.runtime.count_reductions(update.phase.objective)
+        self._reductions[name].clear()
+        self._gradients(update, inputs)
+        return list(self._reductions[name])
+
+    def _inputs(self, phase: Phase) -> Inputs:
+        keys = self.phases.keys(phase, 0, 0)
+        real, labels = draw(self.config, keys, self.runtime.dtype)
+        return Inputs(real.to(memory_format=torch.channels_last), labels, keys)
+
+    def _reference(self, update: Update, fakes: Tensor) -> tuple[Gradients, Tensor]:
+        """The gradients of the global batch, and the pictures that the textbook generator makes of its latents."""
+        config, dtype = self.config, self.runtime.dtype
+        positions = torch.arange(config.train.batch_size, device=self.runtime.device)
+        keys = randomness.image_keys(randomness.key(config.seed, update.phase.name, 0, 0), positions)
+        real, labels = draw(config, keys, dtype)
+        batch = Batch(real.double(), fakes.double(), labels, keys)
+        latent = randomness.normal(keys, "latent", (self.generator.latent,), dtype).double()
+        generator, critic = textbook(self.generator), textbook(self.critic)
+        if update.phase is self.phases.generator_phase:
+            gradients = generator_gradients(generator, critic, latent, batch, loss=config.objective.loss)
+        else:
+            settings = config.objective.model_dump(exclude={"clip"})
+            penalise = update.number % config.objective.every == 0
+            gradients = critic_gradients(critic, batch, **settings, penalise=penalise)
+        with torch.no_grad():
+            return gradients, generator(latent, labels)
+
+
+def settled(phase: Phase, take: Callable[[], object]) -> Gradients:
+    """The gradients that `take` leaves in the phase's network; with fp16, once its loss scale has come down to where
+    they do not overflow."""
+    while True:
+        take()
+        found = gradients_of(phase.network)
+        phase.scaler.update()
+        finite = all(bool(gradient.isfinite().all()) for gradient in found.values())
+        if finite or not phase.scaler.is_enabled() or phase.scaler.get_scale() < 2.0**-10:
+            return found
+
+
+def local_means(runtime: Runtime, phase: Phase, take: Callable[[], object]) -> Gradients:
+    """The mean over the processes of the gradients that `take` leaves unreduced on each, without DDP."""
+    take()
+    own = gradients_of(phase.network)
+    phase.scaler.update()
+    return {name: runtime.mean(gradient) for name, gradient in own.items()}
+
+
+def _reduced_once(update: Update, reduced: list[int]) -> Row:
+    """Every parameter of the network once, and nothing else."""
+    wanted = sum(parameter.nbytes for parameter in update.phase.network.parameters())
+    note = f"{sum(reduced):,} bytes in {len(reduced)} buckets, {wanted:,} bytes of parameters"
+    return Row(f"{update.what}: bytes reduced beyond once each", abs(sum(reduced) - wanted), 0.0, note)
+
+
+def draw(config: Config, keys: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Pictures [n, C, H, W] in [-1, 1] and labels [n], or None without classes, that follow from image keys [n]."""
+    data = config.data
+    shape = (data.channels, data.resolution, data.resolution)
+    real = randomness.normal(keys, "real of a check", shape, dtype).tanh()
+    if not data.classes:
+        return real, None
+    return real, (randomness.uniform(keys, "label of a check") * data.classes).long()
+
+
+def stir(generator: nn.Module, critic: nn.Module, config: Config) -> None:
+    """Makes new networks like trained ones: no parameter is zero, all classes differ, and the gradients of the critic
+    have norms near twice what the penalty asks for, so that every penalty has something to say."""
+    for network in (generator, critic):
+        for name, parameter in network.named_parameters():
+            _disturb(parameter, randomness.key(config.seed, "stir", name))
+    if not PENALTIES[config.objective.penalty][0]:
+        return
+    norm = _mean_norm(textbook(critic), config)
+    factor = 2.0 ** round(math.log2(2 * max(config.objective.target, 0.5) / norm))  # the same on unlike processes
+    with torch.no_grad():
+        for parameter in critic.score.parameters():
+            parameter.mul_(factor)
+
+
+@torch.no_grad()
+def _disturb(parameter: nn.Parameter, base: int) -> None:
+    """Adds a tenth of the parameter's spread, or of 1 where all its values are the same."""
+    keys = randomness.image_keys(base, torch.arange(1, device=parameter.device))
+    spread = parameter.std().item() if parameter.numel() > 1 else 0.0
+    parameter.add_(0.1 * (spread or 1.0) * randomness.normal(keys, "stir", tuple(parameter.shape), parameter.dtype)[0])
+
+
+def _mean_norm(critic: nn.Module, config: Config) -> float:
+    """Of the gradients of a textbook critic's scores at a few drawn pictures."""
+    positions = torch.arange(max(4, unit(critic, 4)), device=next(critic.parameters()).device)
+    keys = randomness.image_keys(randomness.key(config.seed, "stir"), positions)
+    real, labels = draw(config, keys, torch.float64)
+    terms = critic_terms(critic, Batch(real, real, labels, keys), penalty="r1")
+    return torch.cat([term.norms for term in terms]).mean().item()

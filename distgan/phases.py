@@ -1,0 +1,174 @@
+"""The updates of a step as data, and the gradients of a global batch, for training and `distgan doctor` alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+
+from distgan import randomness
+from distgan.assembly import make_critic_objective, make_generator_objective, make_optimizer
+from distgan.config import Config
+from distgan.config.schema import Schedule
+from distgan.runtime import Runtime
+from distgan.schedules import learning_rate
+from distgan.weights import clamp
+
+
+class Inputs(NamedTuple):
+    """What one update of one process works on; row i is one position of the global batch."""
+
+    real: Tensor
+    """Pictures [n, C, H, W] in [-1, 1]."""
+    labels: Tensor | None
+    """int64 [n], or None without classes."""
+    keys: Tensor
+    """Image keys int64 [n]: all that is random about an image follows from its key."""
+
+    def split(self, size: int) -> Iterator[Inputs]:
+        """Micro-batches of at most `size` images."""
+        for start in range(0, len(self.keys), size):
+            yield Inputs(*(None if part is None else part[start : start + size] for part in self))
+
+
+@dataclass
+class Phase:
+    """An update as data: whose parameters, by what objective, how often in a step."""
+
+    name: str
+    network: nn.Module
+    objective: nn.Module
+    """The whole loss as one module, under DDP."""
+    arguments: Callable[[Inputs, int], dict]
+    """What the objective is called with, from a micro-batch and the number of the update."""
+    optimizer: torch.optim.Optimizer
+    scaler: GradScaler
+    """Of the whole loss, with fp16; otherwise it does nothing."""
+    schedule: Schedule
+    repeats: int = 1
+    fresh_reals: bool = True
+    """Whether each update reads the next batch of the stream, or works on the one before."""
+    clip: float | None = None
+    """Parameters are clamped to [-clip, clip] after an update (WGAN algorithm 1, line 7)."""
+
+
+def gradients(
+    runtime: Runtime, phase: Phase, inputs: Inputs, update: int, micro_batch: int, *, reduced: bool = True
+) -> list[tuple[dict[str, Tensor], float]]:
+    """Leaves in `.grad` the gradient of the mean loss over the global batch, the same on all processes; returns the
+    metrics of each micro-batch with its share of this process's images.
+
+    A micro-batch counts by that share; only the last one's backward is reduced over the processes. `reduced` False
+    leaves the gradient of this process's images alone.
+    """
+    phase.optimizer.zero_grad()
+    parts, found = list(inputs.split(micro_batch)), []
+    for number, part in enumerate(parts, start=1):
+        share = len(part.keys) / len(inputs.keys)
+        arguments = phase.arguments(part, update)
+        with runtime.without_reduction(phase.objective, number < len(parts) or not reduced):
+            with runtime.autocast():
+                loss, metrics = phase.objective(**arguments)
+            phase.scaler.scale(loss * share).backward()
+        found.append((metrics, share))
+    phase.scaler.unscale_(phase.optimizer)  # an overflow on one process is reduced to all, so that all skip alike
+    return found
+
+
+class Phases:
+    """The phases of a step, in their order, over networks that `runtime` has placed."""
+
+    def __init__(self, config: Config, runtime: Runtime, generator: nn.Module, critic: nn.Module) -> None:
+        self.config, self.runtime, self.generator = config, runtime, generator
+        self.local = config.train.batch_size // runtime.world_size
+        self.micro_batch = min(config.train.micro_batch or self.local, self.local)
+        self.positions = runtime.rank * self.local + torch.arange(self.local, device=runtime.device)
+        self.critic_phase = self._critic_phase(critic)
+        self.generator_phase = self._generator_phase(critic)
+
+    def __iter__(self) -> Iterator[Phase]:
+        return iter((self.critic_phase, self.generator_phase))
+
+    def keys(self, phase: Phase, step: int, repeat: int) -> Tensor:
+        """Image keys [n] of this process's images in one update."""
+        return randomness.image_keys(randomness.key(self.config.seed, phase.name, step, repeat), self.positions)
+
+    def begin(self, phase: Phase, done: float) -> None:
+        """Only the parameters of the phase's network get gradients, at the learning rate of now (`done`: share of
+        the run)."""
+        for other in self:
+            other.network.requires_grad_(other is phase)
+        schedule = phase.schedule
+        for group in phase.optimizer.param_groups:
+            group["lr"] = learning_rate(schedule.lr, schedule.decay, schedule.decay_start, done)
+
+    def gradients(
+        self, phase: Phase, inputs: Inputs, update: int, *, reduced: bool = True
+    ) -> list[tuple[dict[str, Tensor], float]]:
+        """`gradients` with the micro-batches of the config."""
+        return gradients(self.runtime, phase, inputs, update, self.micro_batch, reduced=reduced)
+
+    def apply(self, phase: Phase) -> None:
+        """The optimiser's step with these gradients; with fp16, none when they are not finite."""
+        phase.scaler.step(phase.optimizer)
+        phase.scaler.update()
+        if phase.clip is not None:
+            clamp(phase.network, phase.clip)
+
+    def scaling(self, step: int) -> dict[str, float]:
+        """With fp16, for each phase its loss scale, and the updates skipped in all. Waits for the device."""
+        found = {}
+        for phase in self:
+            if phase.scaler.is_enabled():
+                counts = [int(fields["step"]) for fields in phase.optimizer.state.values()]
+                found[f"{phase.name}/skipped_updates"] = step * phase.repeats - max(counts, default=0)
+                found[f"{phase.name}/loss_scale"] = phase.scaler.get_scale()
+        return found
+
+    def _latent(self, keys: Tensor) -> Tensor:
+        return randomness.normal(keys, "latent", (self.generator.latent,), self.runtime.dtype)
+
+    @torch.no_grad()
+    def generate(self, part: Inputs) -> Tensor:
+        """Fakes for the critic, [n, C, H, W]."""
+        with self.runtime.autocast():
+            return self.generator(self._latent(part.keys), part.labels).to(self.runtime.dtype)
+
+    def _critic_phase(self, critic: nn.Module) -> Phase:
+        config, every = self.config, self.config.objective.every
+
+        def arguments(part: Inputs, update: int) -> dict:
+            return {"fake": self.generate(part), **part._asdict(), "penalise": update % every == 0}
+
+        return Phase(
+            name="critic",
+            network=critic,
+            objective=self.runtime.wrap(make_critic_objective(config, critic)),
+            arguments=arguments,
+            optimizer=make_optimizer(config.critic.optimizer, critic),
+            scaler=self.runtime.make_scaler(),
+            schedule=config.critic.optimizer,
+            repeats=config.train.critic_steps,
+            clip=config.objective.clip if config.objective.penalty == "clip" else None,
+        )
+
+    def _generator_phase(self, critic: nn.Module) -> Phase:
+        config = self.config
+
+        def arguments(part: Inputs, update: int) -> dict:
+            return {"latent": self._latent(part.keys), **part._asdict()}
+
+        return Phase(
+            name="generator",
+            network=self.generator,
+            objective=self.runtime.wrap(make_generator_objective(config, self.generator, critic)),
+            arguments=arguments,
+            optimizer=make_optimizer(config.generator.optimizer, self.generator),
+            scaler=self.runtime.make_scaler(),
+            schedule=config.generator.optimizer,
+            fresh_reals=False,
+        )

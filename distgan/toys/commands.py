@@ -1,0 +1,84 @@
+"""`distgan toy`: what critics find where the truth is known, as a table and a picture."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EISDIR
+from pathlib import Path
+from typing import BinaryIO
+
+from distgan.errors import ConfigError, UserError
+from distgan.files import new_file
+
+FARTHEST = 100
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The toys of `distgan toy`, each with its arguments and its action."""
+    toys = parser.add_subparsers(dest="toy", required=True, metavar="TOY")
+    lines = toys.add_parser(
+        "lines",
+        help="two parallel lines, theta apart",
+        description="Trains critics alone on two parallel lines (WGAN, example 1) and compares what they say with the "
+        "exact distances. Less than a minute on one core.",
+    )
+    lines.set_defaults(action=run_lines)
+    add = lines.add_argument
+    add("--out", default="lines.png", metavar="FILE", help="PNG to write (%(default)s)")
+    add(
+        "--thetas",
+        default="-2,-1,-0.5,-0.25,0,0.25,0.5,1,2",
+        metavar="A,B,...",
+        help="where the second line is; before a minus an equals sign: --thetas=-1,0,1 (%(default)s)",
+    )
+    add("--steps", type=int, default=800, metavar="N", help="updates of each critic (%(default)s)")
+    add("--weight", type=float, default=10.0, metavar="X", help="lambda of the gradient penalty (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of weights and points (%(default)s)")
+
+
+def run_lines(args: argparse.Namespace) -> int:
+    """Runs `distgan toy lines`. Raises ConfigError for values that make no sense, UserError where --out fails."""
+    thetas = _thetas(args.thetas)
+    if args.steps < 1:
+        raise ConfigError(f"--steps {args.steps}: must be 1 or more")
+    if not 0 < args.weight < math.inf:
+        raise ConfigError(f"--weight {args.weight:g}: must be more than 0, for example 10")
+    out = Path(args.out).expanduser()
+    with _written(out) as file:
+        from distgan.toys import report
+        from distgan.toys.lines import Training
+
+        training = Training(args.steps, args.weight, args.seed)
+        found = report.measure_all(thetas, training)
+        report.draw(found, training, file)
+    print(report.table(found, training))
+    print(out)
+    return 0
+
+
+def _thetas(text: str) -> list[float]:
+    """Ascending and without repetition."""
+    try:
+        thetas = {float(part) + 0.0 for part in text.split(",")}  # + 0.0: there is no minus zero in a table
+    except ValueError:
+        thetas = {math.nan}
+    if not all(abs(theta) <= FARTHEST for theta in thetas):
+        raise ConfigError(f"--thetas {text}: must be numbers of at most {FARTHEST}, with commas: for example 0,0.5,1")
+    return sorted(thetas)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[BinaryIO]:
+    """The picture's file, opened before the training: a path that cannot be written must not cost a minute."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        with new_file(path) as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"--out {path}: cannot be written: {error.strerror}") from None

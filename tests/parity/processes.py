@@ -1,0 +1,114 @@
+"""An update as training does it, on real processes that reduce over gloo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from forked import in_processes
+from launching import TINY
+from parity.cases import ACCUMULATIONS, AT_ONCE, PENALTIES, Subject, batch_of, critic_of, wanted
+from torch import nn
+
+from distgan.config import load_config
+from distgan.objectives.critic import CriticObjective
+from distgan.parity.check import BOUNDS, REDUCTION_BOUNDS, local_means, settled
+from distgan.parity.measure import error
+from distgan.parity.reference import Batch, Gradients
+from distgan.phases import Inputs, Phase, gradients
+from distgan.runtime import Runtime, compile_or_fall_back
+
+REPETITIONS = 2
+"""Some faults are silent in the first update."""
+
+
+class Result(NamedTuple):
+    """`error`: against the reference; `reduction`: against the mean of the processes' own gradients; `spread`: the
+    largest difference between two processes."""
+
+    world_size: int
+    accumulation: str
+    error: float
+    reduction: float
+    spread: float
+
+
+def objective_of(subject: Subject) -> CriticObjective:
+    """Compiled already where the subject is, so that processes forked from this one need not compile."""
+    critic = critic_of(subject.network, subject.conditional)
+    critic = (critic.double() if subject.precision == "fp64" else critic).to(memory_format=torch.channels_last)
+    objective = CriticObjective(critic, **PENALTIES[subject.penalty])
+    if subject.compiled:
+        objective.compute = compile_or_fall_back(objective.compute)
+    return objective
+
+
+def make_runtime(precision: str) -> Runtime:
+    return Runtime(load_config([TINY], [f"train.precision={precision}", "train.compile=false"]))
+
+
+def make_phase(runtime: Runtime, objective: CriticObjective, batch: Batch, every: int) -> Phase:
+    """The critic's phase, whose fakes come from the batch and not from a generator."""
+    places = {key: place for place, key in enumerate(batch.keys.tolist())}
+
+    def arguments(part: Inputs, number: int) -> dict:
+        fake = batch.fake[[places[key] for key in part.keys.tolist()]]
+        return {"fake": prepared(fake, runtime), **part._asdict(), "penalise": number % every == 0}
+
+    optimizer = torch.optim.SGD(objective.critic.parameters(), lr=1.0)
+    objective._is_accelerate_prepared = False  # by the process that this one was forked from
+    wrapped = runtime.wrap(objective)
+    return Phase("critic", objective.critic, wrapped, arguments, optimizer, runtime.make_scaler(), None)
+
+
+def prepared(images: torch.Tensor, runtime: Runtime) -> torch.Tensor:
+    return images.to(runtime.dtype, memory_format=torch.channels_last)
+
+
+def updates(runtime: Runtime, phase: Phase, batch: Batch, local: int, number: int) -> tuple[Gradients, Gradients]:
+    """The gradients of the last of some equal updates of `local` images on each process, and the mean of what each
+    process has alone."""
+    mine = batch.rows(runtime.rank * local, (runtime.rank + 1) * local)
+    inputs = Inputs(prepared(mine.real, runtime), mine.labels, mine.keys)
+
+    def take(reduced: bool = True) -> None:
+        gradients(runtime, phase, inputs, number, AT_ONCE, reduced=reduced)
+
+    for _ in range(REPETITIONS):
+        found = settled(phase, take)
+    return found, local_means(runtime, phase, lambda: take(reduced=False))
+
+
+def compare(rank: int, subject: Subject, objective: nn.Module, accumulations: list[str]) -> list[Result]:
+    """The results of one subject on the processes that are there, of which this is one."""
+    runtime = make_runtime(subject.precision)
+    batch = batch_of(subject.network, subject.conditional)
+    phase = make_phase(runtime, objective, batch, PENALTIES[subject.penalty].get("every", 1))
+    results = []
+    for accumulation in accumulations:
+        local = ACCUMULATIONS[accumulation]
+        for number in subject.numbers:
+            found, means = updates(runtime, phase, batch, local, number)
+            spread = max(runtime.spread(gradient) for gradient in found.values())
+            worst, _ = error(found, wanted(subject, number, local * runtime.world_size))
+            reduction, _ = error(found, means)
+            results.append(Result(runtime.world_size, accumulation, worst, reduction, spread))
+    return results
+
+
+def results_of(subject: Subject, world_sizes: tuple[int, ...], accumulations: list[str], folder: Path) -> list[Result]:
+    """All results of a subject. One process is this one: what it compiles, the others are forked with."""
+    objective, found = objective_of(subject), []
+    for size in world_sizes:
+        if size == 1:
+            found += compare(0, subject, objective, accumulations)
+        else:
+            found += in_processes(size, folder / str(size), compare, subject, objective, accumulations)[0]
+    return found
+
+
+def is_equal(subject: Subject, result: Result) -> bool:
+    """Whether a result is within what `distgan doctor` allows."""
+    within = result.error <= BOUNDS[subject.precision] and result.spread == 0.0
+    return within and result.reduction <= REDUCTION_BOUNDS[subject.precision]

@@ -1,0 +1,98 @@
+"""`distgan doctor --parity` as its users type it, and what it says of faults."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from launching import ROOT, TINY, run
+
+from distgan.cli import main
+from distgan.objectives import critic as critic_module
+from distgan.objectives.critic import CriticObjective
+from distgan.parity import check
+from distgan.parity.check import BOUNDS
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+SMALL = ["generator.width=4", "critic.width=4", "train.batch_size=4"]
+ROW = re.compile(r"^(.+?)  +(\S+)  +(\S+)  (equal|NOT EQUAL)", re.MULTILINE)
+
+
+def doctor(*arguments: object) -> list[str]:
+    return ["doctor", "--parity", *map(str, arguments)]
+
+
+def launched(processes: int, *arguments: object, check: bool = True) -> subprocess.CompletedProcess:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "launch" / "cpu.yaml"]
+    words = [*launch, "--num_processes", processes, ROOT / "distgan" / "cli.py", *doctor(*arguments)]
+    return run([str(word) for word in words], check=check)
+
+
+def test_two_processes_print_one_table_of_equal_gradients():
+    done = launched(2, "--config", TINY, "data.classes=3", "objective.every=2", "critic.minibatch_std=2")
+    rows = ROW.findall(done.stdout)
+    assert {row[3] for row in rows} == {"equal"} and done.stdout.rstrip().endswith("all equal")
+    assert "2 processes on cpu, fp32, eager" in done.stdout and "batch 16: 8 on each process" in done.stdout
+    assert len(rows) == 1 + 3 * 5, "pictures; critic with and without penalty, and generator: five lines each"
+    assert re.search(r"critic with penalty: bytes reduced .* (\S+) bytes in 1 buckets, \1 bytes of", done.stdout)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_once_and_with_its_way_out():
+    done = launched(2, "--config", TINY, "train.batch_size=5", check=False)
+    assert done.returncode != 0
+    told = [line for line in done.stderr.splitlines() if line.startswith("distgan: ")]
+    assert told == ["distgan: train.batch_size: 5 images cannot be shared by 2 processes; use 4 or 6"]
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_is_equal_in_every_precision(path, precision, capsys):
+    assert main(doctor("--config", path, *SMALL, f"train.precision={precision}", "train.device=cpu")) == 0
+    assert capsys.readouterr().out.rstrip().endswith("all equal")
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
+@pytest.mark.parametrize("place", ["norm over channels", "no half", "scores' sign", "flat penalty"])
+def test_wrong_mathematics_ends_with_1_and_names_the_rows(monkeypatch, capsys, place, precision):
+    norms, compute = critic_module.image_norms, CriticObjective.compute
+    wrong = {
+        "norm over channels": ("image_norms", lambda g: torch.linalg.vector_norm(g, dim=1).flatten()),
+        "no half": ("image_norms", lambda g: norms(g) * 1.4),
+        "flat penalty": ("image_norms", lambda g: norms(g).detach()),
+    }
+    if place in wrong:
+        monkeypatch.setattr(critic_module, *wrong[place])
+    else:
+        monkeypatch.setattr(CriticObjective, "compute", lambda self, *a, **k: (-(r := compute(self, *a, **k))[0], r[1]))
+    assert main(doctor("--config", TINY, f"train.precision={precision}", "train.batch_size=8")) == 1
+    printed = capsys.readouterr().out
+    bad = {row[0].split(":")[0] for row in ROW.findall(printed) if row[3] == "NOT EQUAL"}
+    assert bad == {"critic with penalty"} and "NOT EQUAL in 2 of" in printed
+
+
+def test_a_nan_is_not_equal():
+    assert not check.Row("anything", float("nan"), 1.0).equal
+
+
+def test_what_the_doctor_needs_is_said(capsys):
+    for arguments in (["doctor"], ["doctor", "--parity"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+    assert "--config" in capsys.readouterr().err
+    assert main(doctor("--config", "nowhere.yaml")) == 2
+    assert "nowhere.yaml" in capsys.readouterr().err
+
+
+def test_pictures_and_labels_are_functions_of_the_keys():
+    from distgan import randomness
+    from distgan.config import load_config
+
+    config = load_config([TINY], ["data.classes=3"])
+    keys = randomness.image_keys(1, torch.arange(60))
+    whole, some = check.draw(config, keys, torch.float64), check.draw(config, keys[10:20], torch.float64)
+    assert torch.equal(whole[0][10:20], some[0]) and torch.equal(whole[1][10:20], some[1])
+    assert set(whole[1].tolist()) == {0, 1, 2} and whole[0].abs().max() <= 1

@@ -1,0 +1,104 @@
+"""Half precision: a scaled loss whose scale settles, and overflows that all processes skip alike."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from forked import in_processes
+from launching import TINY, assert_same_weights, lines, train
+from parity.cases import Subject, batch_of
+from parity.processes import make_phase, make_runtime, objective_of, prepared
+from torch.amp import GradScaler
+
+from distgan.phases import Inputs, gradients
+
+HALF = ["train.precision=fp16", "critic.optimizer={lr: 2e-3}", "generator.optimizer={lr: 1e-3}"]
+SCALING = ("critic/skipped_updates", "critic/loss_scale", "generator/skipped_updates", "generator/loss_scale")
+
+
+@pytest.fixture
+def tiny(shapes_shards, tmp_path):
+    def arguments(name: str, *overrides: str) -> list[str]:
+        return ["--config", str(TINY), f"data.shards={shapes_shards}", f"run_dir={tmp_path / name}", *overrides]
+
+    return arguments
+
+
+@pytest.mark.slow
+def test_in_200_steps_the_loss_scale_settles_alike_on_one_process_and_on_two(tiny, tmp_path):
+    for processes in (1, 2):
+        train(*tiny(f"on {processes}", *HALF, "train.length=200 steps"), processes=processes)
+    one, two = lines(tmp_path / "on 1"), lines(tmp_path / "on 2")
+    for run in (one, two):
+        for phase in ("critic", "generator"):
+            skipped, scale = run[-1][f"{phase}/skipped_updates"], run[-1][f"{phase}/loss_scale"]
+            assert 0 < skipped <= 16, "65,536 is too much for these networks, and 1 is not needed"
+            assert scale == 65536.0 / 2**skipped
+            assert skipped - run[99][f"{phase}/skipped_updates"] <= 1, "settled in the first half"
+        assert all(value is not None for line in run[100:] for value in line.values())
+        assert 0.7 < run[-1]["critic/grad_norm_mean"] < 1.5, "the penalty does its work"
+    for name in ("critic/loss_scale", "generator/loss_scale"):
+        assert 0.5 <= one[-1][name] / two[-1][name] <= 2, "what nearly overflows on one may not on the other"
+
+
+def test_a_stopped_run_goes_on_with_its_loss_scales_to_the_bit(tiny, tmp_path):
+    often = [*HALF, "tracking.every=2 steps"]
+    train(*tiny("calm", *often, "train.length=40 steps"))
+    train(*tiny("stopped", *often, "train.length=20 steps"))
+    train(*tiny("stopped", *often, "train.length=40 steps"))
+    assert_same_weights(tmp_path / "calm", tmp_path / "stopped", 40)
+    ends = [lines(tmp_path / name)[-1] for name in ("calm", "stopped")]
+    assert [ends[0][name] for name in SCALING] == [ends[1][name] for name in SCALING]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+def test_other_precisions_have_no_loss_scale(tiny, tmp_path, precision):
+    train(*tiny(precision, f"train.precision={precision}", "train.length=1 steps"))
+    assert not set(SCALING) & lines(tmp_path / precision)[-1].keys()
+    assert not make_runtime(precision).make_scaler().is_enabled()
+
+
+def test_a_run_whose_every_update_overflows_says_so(tiny, tmp_path):
+    """At first the scale is halved once an update; then it is plain that no scale will do."""
+    wild = ["train.precision=fp16", "critic.optimizer={lr: 1e4}", "train.length=60 steps"]
+    done = train(*tiny("wild", *wild), check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "every update of the critic overflows fp16; use train.precision: bf16" in done.stderr
+    assert (tmp_path / "wild" / "status").read_text() == "failed\n"
+
+
+def updates(rank: int, broken: int | None) -> list[tuple[float, int, dict]]:
+    """After each of three updates: loss scale, steps of the optimiser, weights. In the second, one image of process
+    `broken` is too large for fp16."""
+    subject = Subject("dcgan", "gp", "fp16", conditional=False, compiled=False)
+    runtime, batch = make_runtime("fp16"), batch_of("dcgan", False)
+    phase = make_phase(runtime, objective_of(subject), batch, every=1)
+    phase.optimizer = torch.optim.Adam(phase.network.parameters(), 1e-3)
+    phase.scaler = GradScaler("cpu", init_scale=256.0)
+    mine, found = batch.rows(rank * 6, rank * 6 + 6), []
+    for number in range(3):
+        real = prepared(mine.real, runtime).clone()
+        if number == 1 and rank == broken:
+            real[0] *= 1e6
+        gradients(runtime, phase, Inputs(real, None, mine.keys), 0, 4)
+        phase.scaler.step(phase.optimizer)
+        phase.scaler.update()
+        steps = {int(fields["step"]) for fields in phase.optimizer.state.values()}
+        weights = {name: p.detach().clone() for name, p in phase.network.named_parameters()}
+        found.append((phase.scaler.get_scale(), steps.pop(), weights))
+    return found
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_an_overflow_on_one_process_skips_the_update_on_all(tmp_path, broken):
+    ranks = in_processes(2, tmp_path, updates, broken)
+    for found in ranks:
+        assert [(scale, steps) for scale, steps, _ in found] == [(256.0, 1), (128.0, 1), (128.0, 2)]
+        torch.testing.assert_close(found[1][2], found[0][2], rtol=0, atol=0)
+    for (_, _, one), (_, _, other) in zip(*ranks, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_without_an_overflow_no_update_is_skipped(tmp_path):
+    for found in in_processes(2, tmp_path, updates, None):
+        assert [(scale, steps) for scale, steps, _ in found] == [(256.0, 1), (256.0, 2), (256.0, 3)]
