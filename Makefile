@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROCESSES ?= 2
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test parity lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/distgan prepare shapes --out data/shapes
@@ -21,10 +21,13 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2
 
+parity: $(INSTALLED)
+	$(BIN)/python tests/parity/matrix.py
+
 lint: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet ruff
-	$(BIN)/ruff check distgan tests
-	$(BIN)/ruff format --check distgan tests
+	$(BIN)/ruff check distgan tests benchmarks
+	$(BIN)/ruff format --check distgan tests benchmarks
 
 clean:
 	rm -rf $(VENV) build *.egg-info

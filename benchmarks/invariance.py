@@ -1,7 +1,7 @@
 """How far a run drifts from the same run on another number of processes, or with micro-batches.
 
-    python benchmarks/invariance.py --config configs/mnist_wgan_gp.yaml --processes 1 2 4 --precision fp32
-        [--micro-batches K ...] [--steps 50] [key.path=value ...]
+    python benchmarks/invariance.py --config configs/mnist_wgan_gp.yaml [key.path=value ...]
+        [--processes 1 2 4] [--micro-batches K ...] [--precision fp32] [--steps 50]
 
 Trains the config through `accelerate launch --config_file launch/cpu.yaml`, each time for the same steps, and compares
 every run with the first: the first of the process counts, without micro-batches. Prints a Markdown table of the largest

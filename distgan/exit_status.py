@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 from distgan.errors import UserError
 
-
 _FIRST_WORD = 3.0
 """Seconds that a process which leaves without a word gives the one that speaks: the launcher ends all others as soon as
 one has left."""

@@ -216,10 +216,10 @@ def average_over_processes(values: Tensor) -> Tensor:
     return _Average.apply(values)
 
 
-def compile_or_fall_back(function: Callable) -> Callable:
+def compile_or_fall_back(function: Callable, *, backend: str = "inductor") -> Callable:
     """`function` compiled; where the compiler fails, the function itself and one warning."""
     torch._dynamo.config.optimize_ddp = False  # DDP is outside: nothing to split, and its splitter raises
-    compiled: Callable | None = torch.compile(function, dynamic=False)
+    compiled: Callable | None = torch.compile(function, dynamic=False, backend=backend)
 
     def call(*args, **kwargs):
         nonlocal compiled

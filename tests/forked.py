@@ -12,7 +12,7 @@ import torch.distributed as dist
 from accelerate.state import AcceleratorState
 
 
-def in_processes(world_size: int, folder: Path, function: Callable, *args: object) -> list:
+def in_processes(world_size: int, folder: Path, function: Callable, *args: object, seconds: float = 60) -> list:
     """What `function(rank, *args)` returns in each of `world_size` processes that see each other.
 
     `function` is a module's own, since a machine with CUDA needs spawned processes (its autograd threads do not
@@ -26,7 +26,7 @@ def in_processes(world_size: int, folder: Path, function: Callable, *args: objec
     for member in members:
         member.start()
     for member in members:
-        member.join(60)
+        member.join(seconds)
     still = [member for member in members if member.is_alive()]
     for member in still:
         member.kill()

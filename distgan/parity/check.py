@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from distgan import randomness
 from distgan.assembly import make_critic, make_generator
@@ -17,9 +18,9 @@ from distgan.parity.reference import (
     PENALTIES,
     Batch,
     Gradients,
-    critic_gradients,
     critic_terms,
     generator_gradients,
+    mean,
 )
 from distgan.parity.textbook import textbook, unit
 from distgan.phases import Inputs, Phase, Phases
@@ -145,7 +146,9 @@ class Check:
         else:
             settings = config.objective.model_dump(exclude={"clip"})
             penalise = update.number % config.objective.every == 0
-            gradients = critic_gradients(critic, batch, **settings, penalise=penalise)
+            terms = critic_terms(critic, batch, **settings, penalise=penalise)
+            count = len(keys) // unit(critic, len(keys))
+            gradients = mean(tqdm(terms, total=count, unit="image", leave=False, disable=None))  # on a terminal only
         with torch.no_grad():
             return gradients, generator(latent, labels)
 

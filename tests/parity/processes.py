@@ -9,7 +9,6 @@ import torch
 from forked import in_processes
 from launching import TINY
 from parity.cases import ACCUMULATIONS, AT_ONCE, PENALTIES, Subject, batch_of, critic_of, wanted
-from torch import nn
 
 from distgan.config import load_config
 from distgan.objectives.critic import CriticObjective
@@ -34,13 +33,13 @@ class Result(NamedTuple):
     spread: float
 
 
-def objective_of(subject: Subject) -> CriticObjective:
+def objective_of(subject: Subject, backend: str = "inductor") -> CriticObjective:
     """Compiled already where the subject is, so that processes forked from this one need not compile."""
     critic = critic_of(subject.network, subject.conditional)
     critic = (critic.double() if subject.precision == "fp64" else critic).to(memory_format=torch.channels_last)
     objective = CriticObjective(critic, **PENALTIES[subject.penalty])
     if subject.compiled:
-        objective.compute = compile_or_fall_back(objective.compute)
+        objective.compute = compile_or_fall_back(objective.compute, backend=backend)
     return objective
 
 
@@ -80,8 +79,12 @@ def updates(runtime: Runtime, phase: Phase, batch: Batch, local: int, number: in
     return found, local_means(runtime, phase, lambda: take(reduced=False))
 
 
-def compare(rank: int, subject: Subject, objective: nn.Module, accumulations: list[str]) -> list[Result]:
-    """The results of one subject on the processes that are there, of which this is one."""
+def compare(rank: int, subjects: dict[Subject, CriticObjective], accumulations: list[str]) -> list[list[Result]]:
+    """The results of each subject on the processes that there are, of which this is one; they are the first one's."""
+    return [_compare(rank, subject, objective, accumulations) for subject, objective in subjects.items()]
+
+
+def _compare(rank: int, subject: Subject, objective: CriticObjective, accumulations: list[str]) -> list[Result]:
     runtime = make_runtime(subject.precision)
     batch = batch_of(subject.network, subject.conditional)
     phase = make_phase(runtime, objective, batch, PENALTIES[subject.penalty].get("every", 1))
@@ -91,20 +94,33 @@ def compare(rank: int, subject: Subject, objective: nn.Module, accumulations: li
         for number in subject.numbers:
             found, means = updates(runtime, phase, batch, local, number)
             spread = max(runtime.spread(gradient) for gradient in found.values())
-            worst, _ = error(found, wanted(subject, number, local * runtime.world_size))
-            reduction, _ = error(found, means)
-            results.append(Result(runtime.world_size, accumulation, worst, reduction, spread))
+            if rank == 0:
+                worst, _ = error(found, wanted(subject, number, local * runtime.world_size))
+                reduction, _ = error(found, means)
+                results.append(Result(runtime.world_size, accumulation, worst, reduction, spread))
     return results
 
 
-def results_of(subject: Subject, world_sizes: tuple[int, ...], accumulations: list[str], folder: Path) -> list[Result]:
-    """All results of a subject. One process is this one: what it compiles, the others are forked with."""
-    objective, found = objective_of(subject), []
+def results_of(
+    subjects: list[Subject], world_sizes: tuple[int, ...], accumulations: list[str], folder: Path, backend="inductor"
+) -> list[list[Result]]:
+    """All results of each subject. One process is this one: what it compiles and the references that it computes, the
+    others are forked with."""
+    torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = 1000  # the objectives are many, and share their code
+    objectives = {subject: objective_of(subject, backend) for subject in subjects}
+    most = max(world_sizes) * max(ACCUMULATIONS[accumulation] for accumulation in accumulations)
+    for subject in subjects:
+        for number in subject.numbers:
+            wanted(subject, number, most)
+    found: list[list[Result]] = [[] for _ in subjects]
     for size in world_sizes:
         if size == 1:
-            found += compare(0, subject, objective, accumulations)
+            new = compare(0, objectives, accumulations)
         else:
-            found += in_processes(size, folder / str(size), compare, subject, objective, accumulations)[0]
+            seconds = 60 + 20 * len(subjects)
+            new = in_processes(size, folder / str(size), compare, objectives, accumulations, seconds=seconds)[0]
+        found = [[*before, *results] for before, results in zip(found, new, strict=True)]
     return found
 
 
