@@ -32,6 +32,21 @@ GROUPS = 32
 """Most groups of the group norm (Wu and He 2018); fewer where a group would have a single channel."""
 
 
+@torch.library.custom_op("distgan::snapshot", mutates_args=())
+def _snapshot(values: Tensor) -> Tensor:
+    """A copy that the compiled backward keeps.
+
+    An operator of its own because of a plain copy the compiler knows how to make another, and does so in the backward
+    (torch 2.15, inductor): there the running mean has been changed already, and gradients come out wrong.
+    """
+    return values.clone()
+
+
+@_snapshot.register_fake
+def _(values: Tensor) -> Tensor:
+    return torch.empty_like(values)
+
+
 def _identity(statistics: Tensor) -> Tensor:
     return statistics
 
@@ -82,7 +97,7 @@ class GlobalBatchNorm(nn.Module):
         if count < 2:
             raise ValueError(f"batch norm needs more than one value a channel, got shape {tuple(x.shape)}")
         over = [axis for axis in range(x.ndim) if axis != 1]
-        centre = self.running_mean.to(x.dtype, copy=True)
+        centre = _snapshot(self.running_mean).to(x.dtype)
         centred = x - _channelwise(centre, x)
         moments = self.average(torch.stack([centred.mean(over), centred.square().mean(over)]))
         mean, variance = moments[0] + centre, (moments[1] - moments[0].square()).clamp(min=0)

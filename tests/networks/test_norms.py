@@ -90,6 +90,22 @@ def test_torch_func_gives_the_same_gradients_and_takes_in_the_same_statistics():
     torch.testing.assert_close(ours.state_dict(), usual.state_dict(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+def test_compiled_code_has_the_same_gradients_and_statistics(shape):
+    """Its backward may not compute anew, from statistics that have changed since, what the forward had computed."""
+    torch._dynamo.reset()
+    ours, twin = twins(shape)[0], twins(shape)[0]
+    for _ in range(3):
+        x = (torch.randn(shape, dtype=torch.float64) * 3 + 5).requires_grad_()
+        cotangent = torch.randn(shape, dtype=torch.float64)
+        found = []
+        for norm, call in ((ours, torch.compile(ours)), (twin, twin)):
+            found.append(torch.autograd.grad((call(x) * cotangent).sum(), [x, norm.weight, norm.bias]))
+        torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(ours.state_dict(), twin.state_dict(), rtol=1e-12, atol=1e-12)
+
+
 class _Mean(torch.autograd.Function):
     """Differentiable mean over the processes: its adjoint is itself."""
 
