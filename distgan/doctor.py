@@ -50,8 +50,8 @@ def _table(config: Config, runtime, name: str, rows: list) -> str:
     train, local = config.train, config.train.batch_size // runtime.world_size
     micro = min(train.micro_batch or local, local)
     head = [
-        f"{name}: {runtime.world_size} processes on {runtime.device.type}, {train.precision}, "
-        f"{'compiled' if runtime.compiles else 'eager'}",
+        f"{name}: {runtime.world_size} process{'es' * (runtime.world_size > 1)} on {runtime.device.type}, "
+        f"{train.precision}, {'compiled' if runtime.compiles else 'eager'}",
         f"batch {train.batch_size}: {local} on each process, {micro} at a time",
         "reference: float64, one process, one image after another, layers as in the papers",
         "",

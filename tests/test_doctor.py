@@ -37,7 +37,7 @@ def test_two_processes_print_one_table_of_equal_gradients():
     assert {row[3] for row in rows} == {"equal"} and done.stdout.rstrip().endswith("all equal")
     assert "2 processes on cpu, fp32, eager" in done.stdout and "batch 16: 8 on each process" in done.stdout
     assert len(rows) == 1 + 3 * 5, "pictures; critic with and without penalty, and generator: five lines each"
-    assert re.search(r"critic with penalty: bytes reduced .* (\S+) bytes in 1 buckets, \1 bytes of", done.stdout)
+    assert re.search(r"critic with penalty: bytes reduced .* (\S+) bytes in 1 bucket, \1 of", done.stdout)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_once_and_with_its_way_out():

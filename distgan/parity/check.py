@@ -176,7 +176,7 @@ def local_means(runtime: Runtime, phase: Phase, take: Callable[[], object]) -> G
 def _reduced_once(update: Update, reduced: list[int]) -> Row:
     """Every parameter of the network once, and nothing else."""
     wanted = sum(parameter.nbytes for parameter in update.phase.network.parameters())
-    note = f"{sum(reduced):,} bytes in {len(reduced)} buckets, {wanted:,} bytes of parameters"
+    note = f"{sum(reduced):,} bytes in {len(reduced)} bucket{'s' * (len(reduced) != 1)}, {wanted:,} of parameters"
     return Row(f"{update.what}: bytes reduced beyond once each", abs(sum(reduced) - wanted), 0.0, note)
 
 

@@ -1,16 +1,11 @@
-"""What the tests of the networks share: small networks, their textbook twins, and the WGAN-GP critic loss."""
+"""What the tests of the networks share: small networks and the WGAN-GP critic loss."""
 
 from __future__ import annotations
 
-import copy
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distgan.networks import build_critic, build_generator
-from distgan.networks.activations import LeakyReLU, ReLU
-from distgan.networks.resampling import PooledConv2d
 
 FAMILIES = (("mlp", 8), ("dcgan", 16), ("dcgan", 28), ("resnet", 32), ("resnet", 64))
 """Names and resolutions that cover every code path at little cost."""
@@ -30,33 +25,6 @@ def small(role: str, name: str, resolution: int, *, classes: int = 0, seed: int 
 def images(count: int, resolution: int, seed: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, 3, resolution, resolution, generator=generator, dtype=torch.float64) * 2 - 1
-
-
-class _TextbookPool(nn.Conv2d):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(super().forward(x), 2)
-
-
-class _TextbookReLU(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x)
-
-
-class _TextbookLeakyReLU(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(x, self.slope)
-
-
-TEXTBOOK = {PooledConv2d: _TextbookPool, ReLU: _TextbookReLU, LeakyReLU: _TextbookLeakyReLU}
-
-
-def textbook(network: nn.Module, *kinds: type[nn.Module]) -> nn.Module:
-    """A copy with the same parameters, where layers of `kinds` are computed as the papers write them."""
-    twin = copy.deepcopy(network)
-    for part in twin.modules():
-        if type(part) in kinds:
-            part.__class__ = TEXTBOOK[type(part)]
-    return twin
 
 
 def inner_gradient(critic: nn.Module, interpolates: Tensor, **inputs: Tensor) -> Tensor:

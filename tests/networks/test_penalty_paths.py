@@ -15,13 +15,13 @@ from networks_under_test import (
     largest_difference,
     penalty,
     small,
-    textbook,
 )
 from torch import nn
 from torch.func import functional_call, vjp
 
-from distgan.networks.activations import LeakyReLU, ReLU, leaky_relu, relu
+from distgan.networks.activations import leaky_relu, relu
 from distgan.networks.resampling import PooledConv2d, UpsampledConv2d, fold_mean_pool
+from distgan.parity.textbook import textbook
 from distgan.randomness import image_keys
 
 PER_IMAGE = [(name, side, norm) for name, side in FAMILIES for norm in NORMS[name] if norm != "batch"]
@@ -50,7 +50,7 @@ def test_the_activations_have_no_second_derivative_by_their_input():
 )
 def test_loss_and_gradients_of_a_critic_equal_the_textbooks(name, side, norm, classes):
     critic = small("critic", name, side, norm=norm, classes=classes)
-    plain = textbook(critic, ReLU, LeakyReLU, PooledConv2d)
+    plain = textbook(critic)
     inputs = {"labels": torch.tensor([0, 1, 1])} if classes else {}
     real, fake = images(3, side), images(3, side, seed=2)
     losses = [critic_loss(network, real, fake, **inputs) for network in (critic, plain)]
