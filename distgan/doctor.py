@@ -61,10 +61,7 @@ def _table(config: Config, runtime, name: str, rows: list) -> str:
     for row in rows:
         verdict = "equal" if row.equal else "NOT EQUAL"
         lines.append(f"{row.what:{width}}  {row.found:8.1e}  {row.bound:8.1e}  {verdict:9}  {row.note}".rstrip())
-    if train.precision in ("fp16", "bf16"):
-        lines += [
-            "",
-            f"{train.precision} rounds so much that small faults hide in it: run this with train.precision=fp64 too",
-        ]
+    if train.precision != "fp64":
+        lines += ["", f"{train.precision} rounds, and small faults hide in that: train.precision=fp64 is sharp"]
     unequal = sum(not row.equal for row in rows)
     return "\n".join([*head, *lines, "", f"NOT EQUAL in {unequal} of {len(rows)}" if unequal else "all equal"])

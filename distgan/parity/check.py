@@ -26,11 +26,12 @@ from distgan.parity.textbook import textbook, unit
 from distgan.phases import Inputs, Phase, Phases
 from distgan.runtime import Runtime
 
-BOUNDS = {"fp64": 1e-12, "fp32": 1e-5, "fp16": 1e-1, "bf16": 3e-1}
-"""The largest `measure.error` against the reference that passes, by `train.precision`. In half precision an activation
-near its kink falls on the other side of it, which in small networks and batches is a large part of a gradient."""
+BOUNDS = {"fp64": 1e-12, "fp32": 1e-2, "fp16": 1e-1, "bf16": 3e-1}
+"""The largest `measure.error` against the reference that passes, by `train.precision`. Rounding puts activations near
+their kink on the other side of it: in float32 a few of the millions of a large ResNet (1e-3 of its gradient), in half
+precision many. float64 alone is sharp for every network; small ones are held to 1e-5 in float32 by the tests."""
 
-REDUCTION_BOUNDS = {"fp64": 1e-12, "fp32": 1e-6, "fp16": 1e-6, "bf16": 1e-6}
+REDUCTION_BOUNDS = {"fp64": 1e-12, "fp32": 1e-5, "fp16": 1e-5, "bf16": 1e-5}
 """The same of the reduced gradient against the mean of what each process has alone: the reduction is in float32."""
 
 REPETITIONS = 2

@@ -26,7 +26,7 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # what compiles is 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
-from parity.cases import ACCUMULATIONS, PRECISIONS, WORLD_SIZES, Subject, subjects  # noqa: E402
+from parity.cases import ACCUMULATIONS, NETWORKS, PENALTIES, PRECISIONS, WORLD_SIZES, Subject, subjects  # noqa: E402
 from parity.processes import Result, is_equal, results_of  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -74,15 +74,24 @@ def _line(name: str, results: list[Result]) -> str:
     return f"{name:32} {len(results):11}  {worst[0]:7.1e}  {worst[1]:9.1e}  {worst[2]:7.1e}"
 
 
+def _is_wanted(subject: Subject, args: argparse.Namespace) -> bool:
+    if (args.eager and subject.compiled) or (args.compiled and not subject.compiled):
+        return False
+    fields = ("network", "penalty", "precision")
+    return all(getattr(args, f) is None or getattr(subject, f) in getattr(args, f) for f in fields)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--eager", action="store_true", help="leave the compiled ones out")
     parser.add_argument("--compiled", action="store_true", help="the compiled ones only")
+    for field, known in (("network", NETWORKS), ("penalty", PENALTIES), ("precision", PRECISIONS)):
+        parser.add_argument(f"--{field}", action="append", choices=list(known), help="only this one; may be repeated")
     parser.add_argument("--backend", default="inductor", help="of torch.compile: inductor, or aot_eager (faster)")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="at a time; default: cores")
     parser.add_argument("--out", type=Path, metavar="FILE", help="all results as JSON")
     args = parser.parse_args()
-    chosen = [s for s in subjects() if not (args.eager and s.compiled) and not (args.compiled and not s.compiled)]
+    chosen = [subject for subject in subjects() if _is_wanted(subject, args)]
     begun, found = time.monotonic(), []
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(run, group, args.backend) for group in groups(chosen)]

@@ -22,6 +22,10 @@ REPETITIONS = 2
 """Some faults are silent in the first update."""
 
 
+SMALL_BOUNDS = {**BOUNDS, "fp32": 1e-5}
+"""Their activations are so few that none falls on the other side of its kink in float32."""
+
+
 class Result(NamedTuple):
     """`error`: against the reference; `reduction`: against the mean of the processes' own gradients; `spread`: the
     largest difference between two processes."""
@@ -125,6 +129,6 @@ def results_of(
 
 
 def is_equal(subject: Subject, result: Result) -> bool:
-    """Whether a result is within what `distgan doctor` allows."""
-    within = result.error <= BOUNDS[subject.precision] and result.spread == 0.0
+    """Whether a result is within what is allowed to these small critics."""
+    within = result.error <= SMALL_BOUNDS[subject.precision] and result.spread == 0.0
     return within and result.reduction <= REDUCTION_BOUNDS[subject.precision]
