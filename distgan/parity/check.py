@@ -26,7 +26,7 @@ from distgan.parity.textbook import textbook, unit
 from distgan.phases import Inputs, Phase, Phases
 from distgan.runtime import Runtime
 
-BOUNDS = {"fp64": 1e-12, "fp32": 1e-2, "fp16": 1e-1, "bf16": 3e-1}
+BOUNDS = {"fp64": 1e-12, "fp32": 1e-2, "fp16": 1e-1, "bf16": 5e-1}
 """The largest `measure.error` against the reference that passes, by `train.precision`. Rounding puts activations near
 their kink on the other side of it: in float32 a few of the millions of a large ResNet (1e-3 of its gradient), in half
 precision many. float64 alone is sharp for every network; small ones are held to 1e-5 in float32 by the tests."""

@@ -48,7 +48,9 @@ def objective_of(subject: Subject, backend: str = "inductor") -> CriticObjective
 
 
 def make_runtime(precision: str) -> Runtime:
-    return Runtime(load_config([TINY], [f"train.precision={precision}", "train.compile=false"]))
+    runtime = Runtime(load_config([TINY], [f"train.precision={precision}", "train.compile=false"]))
+    torch.set_num_threads(1)  # everywhere: compiled code is for one number of threads
+    return runtime
 
 
 def make_phase(runtime: Runtime, objective: CriticObjective, batch: Batch, every: int) -> Phase:
