@@ -95,7 +95,8 @@ def load(folder: Path, state: TrainState) -> dict[str, Tensor]:
     try:
         record = json.loads((folder / _PROGRESS).read_text())
         progress = Progress(**record["progress"])
-        for name, kept in record["scalers"].items():
+        scalers = {} if record.get("scaler", ...) is None else record["scalers"]  # at first there was one for all
+        for name, kept in scalers.items():
             if state.scalers[name].is_enabled():  # not after a change to another precision
                 state.scalers[name].load_state_dict(kept)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -57,8 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     showing.add_argument("overrides", nargs="*", metavar="key.path=value")
     showing.set_defaults(action=_config)
 
-    args = parser.parse_args(argv)
-    return leave(exit_status(lambda: args.action(args)))
+    args, rest = parser.parse_known_args(argv)
+    if rest and hasattr(args, "overrides") and not any(word.startswith("-") for word in rest):
+        args.overrides, rest = [*args.overrides, *rest], []  # argparse takes them in one place only
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}; see distgan {args.command} --help")
+    return leave(exit_status(lambda: _until_read(args)), orderly=False)
+
+
+def _until_read(args: argparse.Namespace) -> int:
+    """The action's status. A reader of its output that has seen enough, such as `head`, is no failure."""
+    try:
+        return args.action(args)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _sample(args: argparse.Namespace) -> int:
@@ -75,7 +88,7 @@ def _config(args: argparse.Namespace) -> int:
     if args.overrides and not args.config:
         raise ConfigError(f"{args.overrides[0]}: an override of what? Give --config FILE too")
     text = configs.dump_config(configs.load_config(args.config, args.overrides)) if args.config else configs.reference()
-    print(text, end="")
+    print(text, end="", flush=True)
     return 0
 
 

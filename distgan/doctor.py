@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 
 from distgan.config import Config, load_config, process_conflicts, raise_mistakes
@@ -20,16 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when everything is equal on this and all other processes, else 1. Raises UserError."""
+    """0 when everything is equal, else 1 on the main process. Raises UserError."""
     config = load_config(args.config, args.overrides)
 
     from distgan.runtime import Runtime, launched_processes
 
     raise_mistakes(process_conflicts(config, launched_processes()))
     runtime = Runtime(config)
-    status = parity(config, runtime, ", ".join(args.config))
-    runtime.close()
-    return status
+    return parity(config, runtime, ", ".join(args.config))
 
 
 def parity(config: Config, runtime, name: str) -> int:
@@ -40,10 +39,16 @@ def parity(config: Config, runtime, name: str) -> int:
         if runtime.is_main:
             print(text, file=sys.stderr, flush=True)
 
-    rows = Check(config, runtime, tell).rows()
-    if runtime.is_main:
+    check = Check(config, runtime, tell)
+    check.measure()
+    runtime.close()  # before the reference, which can take longer than the others would wait
+    if not runtime.is_main:
+        return 0
+    rows = check.rows()
+    status = int(not all(row.equal for row in rows))
+    with contextlib.suppress(BrokenPipeError):  # whose reader has seen enough, such as `head`
         print(_table(config, runtime, name, rows), flush=True)
-    return int(runtime.any(not all(row.equal for row in rows)))
+    return status
 
 
 def _table(config: Config, runtime, name: str, rows: list) -> str:
@@ -53,7 +58,7 @@ def _table(config: Config, runtime, name: str, rows: list) -> str:
         f"{name}: {runtime.world_size} process{'es' * (runtime.world_size > 1)} on {runtime.device.type}, "
         f"{train.precision}, {'compiled' if runtime.compiles else 'eager'}",
         f"batch {train.batch_size}: {local} on each process, {micro} at a time",
-        "reference: float64, one process, one image after another, layers as in the papers",
+        "reference: float64, one process, the critic image after image, plain layers",
         "",
     ]
     width = max(len(row.what) for row in rows)

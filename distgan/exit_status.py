@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 import time
@@ -27,26 +29,37 @@ def exit_status(action: Callable[[], int | None], interrupted: str = "interrupte
     except KeyboardInterrupt:
         print(f"distgan: {interrupted}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:  # noqa: BLE001  a defect of ours: its traceback, and then out before the others wait
-        if _is_lost_peer(error):
-            rank = os.environ.get("RANK")
-            print(f"distgan: process {rank}: another process has ended; see what it said", file=sys.stderr)
-        else:
-            import traceback
-
-            traceback.print_exc()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            return _defect(error)
+        print(f"distgan: cannot write: {error.strerror}", file=sys.stderr)
         return 1
+    except Exception as error:  # noqa: BLE001  a defect of ours: its traceback, and then out before the others wait
+        return _defect(error)
 
 
-def leave(status: int) -> int:
+def _defect(error: Exception) -> int:
+    if _is_lost_peer(error):
+        rank = os.environ.get("RANK")
+        print(f"distgan: process {rank}: another process has ended; see what it said", file=sys.stderr)
+    else:
+        import traceback
+
+        traceback.print_exception(error)
+    return 1
+
+
+def leave(status: int, *, orderly: bool = True) -> int:
     """The status, for `sys.exit`. After a failure of one of several processes it does not return: the others may wait
-    for this one in a collective, and an orderly exit would wait for them."""
-    if status and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for this one in a collective, and an orderly exit would wait for them.
+
+    `orderly` False leaves at once in any case: torch is not always done with a communication hook when Python ends,
+    and would turn a success into an abort.
+    """
+    if (status or not orderly) and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(status)
     return status
 

@@ -124,8 +124,8 @@ class Phases:
         found = {}
         for phase in self:
             if phase.scaler.is_enabled():
-                counts = [int(fields["step"]) for fields in phase.optimizer.state.values()]
-                found[f"{phase.name}/skipped_updates"] = step * phase.repeats - max(counts, default=0)
+                done = next((int(fields["step"]) for fields in phase.optimizer.state.values()), 0)
+                found[f"{phase.name}/skipped_updates"] = step * phase.repeats - done
                 found[f"{phase.name}/loss_scale"] = phase.scaler.get_scale()
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import warnings
@@ -132,17 +133,12 @@ class Runtime:
         """The largest difference between what two processes hold at the same place; NaN if one holds a NaN."""
         if self.world_size == 1:
             return 0.0
-        largest, least = values.clone(), -values
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-        dist.all_reduce(least, op=dist.ReduceOp.MAX)
-        return (largest + least).abs().max().item()
-
-    def any(self, flag: bool) -> bool:
-        """Whether it is so on any process."""
-        flags = torch.tensor([float(flag)], device=self.device)
-        if self.world_size > 1:
-            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        return bool(flags.item())
+        values = values.flatten()
+        missing = values.isnan().any().to(values.dtype)[None]  # a maximum over processes may pass a NaN over
+        largest, least = torch.cat([values, missing]).nan_to_num(), torch.cat([-values, missing]).nan_to_num()
+        for bound in (largest, least):
+            dist.all_reduce(bound, op=dist.ReduceOp.MAX)
+        return math.nan if largest[-1] else (largest + least)[:-1].abs().max().item()
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of what the processes hold."""

@@ -281,6 +281,13 @@ class TestDamage:
         """Only --allow-config-change leads here; the first step would end in a KeyError."""
         assert "state.safetensors" in self.refused(folder, "rmsprop")
 
+    def test_a_state_from_before_there_was_a_scaler_for_each_network_is_read(self, folder):
+        record = json.loads((folder / "state.json").read_text())
+        (folder / "state.json").write_text(json.dumps({"progress": record["progress"], "scaler": None}))
+        state = fresh("adam", 1)
+        checkpoint.load(folder, state)
+        assert state.progress.step == 3
+
     def test_progress_is_plain_json(self, folder):
         record = json.loads((folder / "state.json").read_text())
         assert record["progress"]["step"] == 3 and record["scalers"] == {}

@@ -37,7 +37,7 @@ def test_two_processes_print_one_table_of_equal_gradients():
     assert {row[3] for row in rows} == {"equal"} and done.stdout.rstrip().endswith("all equal")
     assert "2 processes on cpu, fp32, eager" in done.stdout and "batch 16: 8 on each process" in done.stdout
     assert len(rows) == 1 + 3 * 5, "pictures; critic with and without penalty, and generator: five lines each"
-    assert re.search(r"critic with penalty: bytes reduced .* (\S+) bytes in 1 bucket, \1 of", done.stdout)
+    assert re.search(r"critic with penalty: bytes sent .* (\S+) bytes in 1 bucket, \1 of", done.stdout)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_once_and_with_its_way_out():
@@ -71,6 +71,32 @@ def test_wrong_mathematics_ends_with_1_and_names_the_rows(monkeypatch, capsys, p
     printed = capsys.readouterr().out
     bad = {row[0].split(":")[0] for row in ROW.findall(printed) if row[3] == "NOT EQUAL"}
     assert bad == {"critic with penalty"} and "NOT EQUAL in 2 of" in printed
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_with_batch_norm_is_equal_on_two_processes(precision):
+    settings = ["generator.width=16", "critic.width=16", "train.batch_size=16", f"train.precision={precision}"]
+    assert "all equal" in launched(2, "--config", ROOT / "configs" / "quickstart.yaml", *settings).stdout
+
+
+def test_a_group_of_three_is_examined():
+    assert main(doctor("--config", TINY, "critic.minibatch_std=3", "train.batch_size=6", "train.precision=fp64")) == 0
+
+
+def test_overrides_may_stand_on_both_sides_of_the_config(capsys):
+    words = ["doctor", "--parity", "train.batch_size=4", "--config", str(TINY), "train.precision=fp64"]
+    assert main(words) == 0 and "fp64, eager\nbatch 4:" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*words, "--width", "8"])
+    assert "--width 8; see distgan doctor --help" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line():
+    words = [sys.executable, str(ROOT / "distgan" / "cli.py"), "config"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.stderr.splitlines()[0] == "distgan: cannot write: No space left on device"
+    assert done.returncode and "Traceback" not in done.stderr
 
 
 def test_a_nan_is_not_equal():

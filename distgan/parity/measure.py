@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -24,7 +25,8 @@ def error(found: Gradients, wanted: Gradients) -> tuple[float, str]:
     assert found.keys() == wanted.keys()
     parts = {name: _norm([found[name] - wanted[name]]) for name in wanted}
     worst = max(parts, key=lambda name: (parts[name] != parts[name], parts[name]))  # a NaN is the worst
-    return _norm(found[name] - wanted[name] for name in wanted) / _norm(wanted.values()), worst
+    difference, whole = _norm(found[name] - wanted[name] for name in wanted), _norm(wanted.values())
+    return (difference / whole if whole else math.inf if difference else 0.0), worst
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:
