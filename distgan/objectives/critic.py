@@ -12,8 +12,9 @@ from distgan.objectives.penalties import PENALTIES, image_norms
 
 INNER_SCALE = 16.0
 """The scores are multiplied by this before the inner gradient is taken, and the gradient divided by it. A power of two
-changes no bit of it in float32 and bfloat16, far from the ends of their range; in float16 it keeps entries from vanishing
-where the critic is flat, and has room to grow where it is steep (benchmarks/inner_gradient.py, docs/penalty.md)."""
+changes no bit of it in float32 and bfloat16, far from the ends of their range; in float16 it keeps entries from
+vanishing where the critic is flat, and has room to grow where it is steep (benchmarks/inner_gradient.py,
+docs/penalty.md)."""
 
 
 class CriticObjective(nn.Module):
