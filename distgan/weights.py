@@ -13,7 +13,7 @@ def checksum(network: nn.Module) -> int:
 
 
 def is_finite(network: nn.Module) -> bool:
-    return all(bool(parameter.isfinite().all()) for parameter in network.parameters())
+    return all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
 
 
 @torch.no_grad()

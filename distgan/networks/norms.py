@@ -108,7 +108,9 @@ class GlobalBatchNorm(nn.Module):
     def _track(self, mean: Tensor, unbiased: Tensor) -> None:
         # Lists, because torch.func refuses the single-tensor forms: they would change a captured tensor.
         running = [self.running_mean, self.running_var]
-        current = [new.detach().to(old.dtype) for new, old in zip((mean, unbiased), running, strict=True)]
+        found = [new.detach().to(old.dtype) for new, old in zip((mean, unbiased), running, strict=True)]
+        # What overflowed, in an update that fp16 skips, must not stay here for good.
+        current = [torch.where(new.isfinite(), new, old) for new, old in zip(found, running, strict=True)]
         torch._foreach_lerp_(running, current, self.momentum)
         torch._foreach_add_([self.num_batches_tracked], 1)
 
