@@ -14,7 +14,7 @@ if not __package__:  # run as a script: this folder's files must not stand befor
 
 from distgan import config as configs  # noqa: E402
 from distgan import doctor  # noqa: E402
-from distgan.data import prepare  # noqa: E402
+from distgan.data import index_command, prepare  # noqa: E402
 from distgan.errors import ConfigError  # noqa: E402
 from distgan.exit_status import exit_status, leave  # noqa: E402
 from distgan.toys import commands as toys  # noqa: E402
@@ -28,6 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     preparing = commands.add_parser("prepare", help="pictures to shards", description="Writes pictures as shards.")
     prepare.add_arguments(preparing)
     preparing.set_defaults(action=prepare.run)
+
+    indexing = commands.add_parser(
+        "index", help="an index of tars from elsewhere", description="Indexes webdataset tars, so that runs need not."
+    )
+    index_command.add_arguments(indexing)
+    indexing.set_defaults(action=index_command.run)
 
     sampling = commands.add_parser(
         "sample", help="pictures from a run", description="Draws a grid of pictures from a run's newest checkpoint."

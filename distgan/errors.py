@@ -25,10 +25,14 @@ class DataError(UserError):
     everywhere = True
 
 
-class PictureError(DataError):
-    """One picture that cannot be read; only the process whose batch it is in meets it."""
+class ReadError(DataError):
+    """Data that cannot be read while training; only the process whose batch it is in meets it."""
 
     everywhere = False
+
+
+class PictureError(ReadError):
+    """One picture that cannot be read, in a shard that can."""
 
 
 class Diverged(UserError):

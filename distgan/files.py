@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,3 +35,13 @@ def sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+def sha256_of(path: Path | int) -> str:
+    """SHA-256 of a file, given by name or descriptor, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb", closefd=not isinstance(path, int)) as file:
+        file.seek(0)
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -7,13 +7,11 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 
-import torch
 from torch import nn
 
 from distgan.checkpoint import Progress
 from distgan.config import Config, dump_config
-from distgan.data.index import ShardSet
-from distgan.data.stream import Order, Pictures
+from distgan.data.dataset import Dataset
 from distgan.environment import record_start
 from distgan.errors import UserError
 from distgan.run_folder import RunFolder, cannot_write, write_atomically
@@ -50,7 +48,7 @@ class Recorder:
         self._last = (0, 0.0, 0.0)
 
     @_main_only
-    def start(self, generator: nn.Module, shards: ShardSet, summary: str) -> None:
+    def start(self, generator: nn.Module, dataset: Dataset, summary: str) -> None:
         """Tells `summary`, writes config, environment and first pictures, and opens what receives metrics."""
         print(summary, file=sys.stderr, flush=True)
         self._last = (self._progress.images, self._progress.seconds, 0.0)
@@ -72,7 +70,7 @@ class Recorder:
             if int(later.stem) > step:
                 later.unlink()
         if step == 0:
-            self._save_reals(shards)
+            self._save_reals(dataset)
             self.sample(0, generator)
 
     @_main_only
@@ -117,14 +115,9 @@ class Recorder:
         """The W&B id of a start that ended before its first checkpoint."""
         return self.folder.wandb_id.read_text().strip() if self.folder.wandb_id.exists() else None
 
-    def _save_reals(self, shards: ShardSet) -> None:
-        data, count = self.config.data, min(self.config.samples.count, shards.count)
-        source = Pictures(shards, data.resolution, data.channels)
-        images = torch.empty(count, data.channels, data.resolution, data.resolution, dtype=torch.uint8)
-        for row, sample in enumerate(Order(shards.count, self.config.seed).samples(0, count).tolist()):
-            source.read_into(sample, images[row])
-        source.close()
-        pictures.save(pictures.grid(images / 127.5 - 1, pictures.columns(count, 0)), self.folder.reals)
+    def _save_reals(self, dataset: Dataset) -> None:
+        images = dataset.first(self.config.samples.count, self.config.seed)
+        pictures.save(pictures.grid(images / 127.5 - 1, pictures.columns(len(images), 0)), self.folder.reals)
 
 
 def _warn_if_fails(view: Callable, *args) -> None:

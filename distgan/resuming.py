@@ -10,6 +10,10 @@ _FREE = (
     "run_dir",
     "data.shards",  # the same pictures elsewhere; the trainer compares what is in them
     "data.threads",
+    "data.tier",
+    "data.bad_limit",
+    "data.cache",  # and data.cache_size
+    "data.allow_shell",
     "train.length",
     "train.micro_batch",
     "train.device",

@@ -45,6 +45,9 @@ class Runtime:
         )
         self.device = self.accelerator.device
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self.local_rank = self.accelerator.local_process_index
+        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
+        self.cores = cores_of_a_process(self.world_size)
         self.is_main = self.accelerator.is_main_process
         self.dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
         self._mixed = _MIXED.get(config.train.precision)
@@ -54,7 +57,7 @@ class Runtime:
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.deterministic = True
         else:
-            torch.set_num_threads(cores_of_a_process(self.accelerator.num_processes))
+            torch.set_num_threads(self.cores)
 
     def place(self, module: nn.Module) -> nn.Module:
         """The module on this process's device, in its dtype and memory format, its batch norms made global."""
@@ -143,6 +146,22 @@ class Runtime:
     def mean(self, values: Tensor) -> Tensor:
         """The mean of what the processes hold."""
         return values if self.world_size == 1 else _mean(values)
+
+    def total(self, count: float) -> float:
+        """The sum of what the processes hold."""
+        if self.world_size == 1:
+            return count
+        value = torch.tensor([count], dtype=torch.float64, device=self.device)
+        dist.all_reduce(value)
+        return value.item()
+
+    def share_on_machine(self, text: str) -> str:
+        """The text of the first process of this machine."""
+        if self.world_size == 1:
+            return text
+        texts: list = [None] * self.world_size
+        dist.all_gather_object(texts, text)
+        return texts[self.rank - self.local_rank]
 
     def agree(self, values: list[float]) -> bool:
         """Whether all processes hold the same values; every one of them gets the same answer."""

@@ -33,7 +33,7 @@ def main() -> int:
 def train(args: argparse.Namespace, signals) -> None:
     """Makes the config, checks what can be checked without torch, prepares the folder, trains."""
     from distgan.config import load_config, process_conflicts, raise_mistakes
-    from distgan.data.index import check_against, open_shards
+    from distgan.data.dataset import open_dataset
     from distgan.resuming import check_resumable
     from distgan.run_folder import RunFolder
 
@@ -41,8 +41,7 @@ def train(args: argparse.Namespace, signals) -> None:
     raise_mistakes(process_conflicts(config, int(os.environ.get("WORLD_SIZE", 1))))
     folder = RunFolder(config.run_dir)
     check_resumable(folder, config, args.allow_config_change)
-    shards = open_shards(config.data.shards)
-    check_against(shards, config.data.resolution, config.data.channels, config.data.classes)
+    dataset = open_dataset(config.data)
 
     from distgan.runtime import Runtime
     from distgan.trainer import Trainer
@@ -51,7 +50,7 @@ def train(args: argparse.Namespace, signals) -> None:
     folder.create()
     if runtime.is_main:
         folder.lock()
-    trainer = Trainer(config, runtime, shards, folder)
+    trainer = Trainer(config, runtime, dataset, folder)
     status = trainer.fit(signals, allow_other_data=args.allow_config_change)
     runtime.close()
     if runtime.is_main:

@@ -11,8 +11,9 @@ from distgan import checkpoint, randomness
 from distgan.assembly import make_critic, make_generator
 from distgan.averaging import WeightAverage
 from distgan.config import Config
-from distgan.data.index import ShardSet
-from distgan.data.stream import Stream
+from distgan.data.dataset import Dataset
+from distgan.data.place import Place
+from distgan.data.stream import BatchStream
 from distgan.errors import ConfigError, DataError, Diverged, UserError
 from distgan.periodic import Clock, Periodic
 from distgan.phases import Inputs, Phase, Phases
@@ -21,7 +22,7 @@ from distgan.run_folder import RunFolder
 from distgan.runtime import Runtime, Vote, parameters
 from distgan.schedules import ema_decay
 from distgan.stopping import StopSignals
-from distgan.tracking.meter import Meter
+from distgan.tracking.meter import REPLACED, Meter
 from distgan.weights import checksum, is_finite
 
 _ADVICE = "the run has diverged. Try a lower learning rate; the newest checkpoint is from before"
@@ -32,8 +33,8 @@ _LEAST_SCALE = 2.0**-10
 class Trainer:
     """A run, from its first step or its newest checkpoint to its end."""
 
-    def __init__(self, config: Config, runtime: Runtime, shards: ShardSet, folder: RunFolder) -> None:
-        self.config, self.runtime, self.shards, self.folder = config, runtime, shards, folder
+    def __init__(self, config: Config, runtime: Runtime, dataset: Dataset, folder: RunFolder) -> None:
+        self.config, self.runtime, self.dataset, self.folder = config, runtime, dataset, folder
         self.generator = runtime.place(make_generator(config)).train()
         self.critic = runtime.place(make_critic(config)).train()
         self.average = WeightAverage(self.generator)
@@ -65,7 +66,7 @@ class Trainer:
         self._resume(allow_other_data)
         status = "failed"
         try:
-            self.recorder.start(self.average.network, self.shards, self._summary())
+            self.recorder.start(self.average.network, self.dataset, self._summary())
             status = self._train(signals)
         finally:
             self.recorder.close(status)
@@ -99,14 +100,14 @@ class Trainer:
             if not job.is_due(self.progress.step) or self.progress.step == self._first_step:
                 job.action()
 
-    def _jobs(self, stream: Stream, clock: Clock) -> tuple[Periodic, Periodic, Periodic]:
+    def _jobs(self, stream: BatchStream, clock: Clock) -> tuple[Periodic, Periodic, Periodic]:
         """What is done now and then, in this order: a checkpoint does not hold the metrics of a line before it."""
         config = self.config
 
         def line() -> None:
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
-            metrics = {**self.meter.take(), **self.phases.scaling(self.progress.step)}
+            metrics = {**self.meter.take(), **self.phases.scaling(self.progress.step), **self._replaced(stream)}
             self.recorder.line(self.progress, metrics, stream.wait_seconds)
             self._check_finite(metrics)
 
@@ -131,6 +132,20 @@ class Trainer:
             Periodic.of(config.checkpoint.every, config.images_per_step, save),
         )
 
+    def _replaced(self, stream: BatchStream) -> dict[str, float]:
+        """With data.bad_pictures replace: bad pictures that this start has replaced, of all processes. Raises
+        DataError, on all of them, when there are too many."""
+        data = self.config.data
+        if data.bad_pictures != "replace":
+            return {}
+        found = int(self.runtime.total(stream.replaced))
+        if found > data.bad_limit:
+            raise DataError(
+                f"{found} bad pictures were replaced, more than data.bad_limit {data.bad_limit}; look at the shards "
+                "with `distgan doctor --data`, and make them again"
+            )
+        return {REPLACED: found}
+
     def _check_finite(self, metrics: dict[str, float]) -> None:
         """Raises UserError, on all processes alike, before broken weights replace whole ones.
 
@@ -146,7 +161,7 @@ class Trainer:
                     f"bf16, or where it had trained before: {_ADVICE}"
                 )
 
-    def _step(self, stream: Stream) -> None:
+    def _step(self, stream: BatchStream) -> None:
         """`critic_steps` updates of the critic and one of the generator."""
         done = self.progress.step / self.config.total_steps
         for phase in self.phases:
@@ -162,7 +177,7 @@ class Trainer:
         decay = ema_decay(train.ema_kimg, train.ema_rampup, self.config.images_per_step, self.progress.images)
         self.average.update(self.generator, decay)
 
-    def _read(self, phase: Phase, repeat: int, stream: Stream) -> Inputs:
+    def _read(self, phase: Phase, repeat: int, stream: BatchStream) -> Inputs:
         keys = self.phases.keys(phase, self.progress.step, repeat)
         if not phase.fresh_reals:
             return self._inputs._replace(keys=keys)
@@ -175,25 +190,23 @@ class Trainer:
         self._inputs = Inputs(real, labels, keys)
         return self._inputs
 
-    def _stream(self) -> Stream:
-        data, runtime = self.config.data, self.runtime
-        return Stream(
-            self.shards,
-            resolution=data.resolution,
-            channels=data.channels,
-            batch_size=self.config.train.batch_size,
-            seed=self.config.seed,
+    def _stream(self) -> BatchStream:
+        runtime = self.runtime
+        place = Place(
             rank=runtime.rank,
             world_size=runtime.world_size,
-            threads=data.threads,
-            position=self.progress.images,
-            pin=runtime.device.type == "cuda",
+            device=str(runtime.device),
+            local_rank=runtime.local_rank,
+            local_size=runtime.local_size,
+            cores=runtime.cores,
+            share=runtime.share_on_machine,
         )
+        return self.dataset.stream(self.config.train.batch_size, self.config.seed, self.progress.images, place)
 
     def _resume(self, allow_other_data: bool) -> None:
         """Goes on from the newest checkpoint, if there is one. Raises UserError when the processes found different
         ones, ConfigError when it was trained on other pictures."""
-        newest, data = checkpoint.newest(self.folder.checkpoints), self.shards.fingerprint
+        newest, data = checkpoint.newest(self.folder.checkpoints), self.dataset.fingerprint
         if newest is not None:
             extra = checkpoint.load(newest, self.state)
             self.meter.load(extra.get("meter"))
@@ -235,7 +248,7 @@ class Trainer:
             [
                 f"processes  {runtime.world_size} on {runtime.device.type}, {config.train.precision}"
                 + (", compiled" if runtime.compiles else ""),
-                f"data       {self.shards.count} pictures in {len(self.shards.paths)} shards",
+                f"data       {self.dataset.summary()}",
                 f"batch      {config.train.batch_size} over all processes, {local} on each{micro}",
                 f"parameters generator {parameters([self.generator]):,}, critic {parameters([self.critic]):,}",
                 f"run        {self.folder.path}, step {self.progress.step} to {config.total_steps}",

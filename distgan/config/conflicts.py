@@ -22,7 +22,15 @@ class Mistake(NamedTuple):
 
 def conflicts(config: Config) -> list[Mistake]:
     """What cannot be run although every key of it is allowed."""
-    return [*_critic_norm(config), *_resolutions(config), *_lazy(config), *_single_value(config), *_groups(config)]
+    return [
+        *_critic_norm(config),
+        *_resolutions(config),
+        *_lazy(config),
+        *_single_value(config),
+        *_groups(config),
+        *_partitions(config),
+        *_resampled(config),
+    ]
 
 
 def _critic_norm(config: Config) -> Iterator[Mistake]:
@@ -69,6 +77,32 @@ def _groups(config: Config) -> Iterator[Mistake]:
             f"{batch} images cannot be split into groups of critic.minibatch_std {group}; use "
             f"{_nearest(batch, group)}, or another critic.minibatch_std (0: none)",
         )
+
+
+def _partitions(config: Config) -> Iterator[Mistake]:
+    batch, parts = config.train.batch_size, config.data.partitions
+    if batch % parts:
+        yield Mistake(
+            "data.partitions",
+            f"{parts} parts cannot share the {batch} images of train.batch_size equally; use a batch of "
+            f"{_nearest(batch, parts)}, or another number of partitions",
+        )
+
+
+def _resampled(config: Config) -> Iterator[Mistake]:
+    """What needs an index has no meaning without one."""
+    data = config.data
+    if data.order != "resampled":
+        return
+    for key, value, plain in (
+        ("holdout", data.holdout, None),
+        ("partitions", data.partitions, 1),
+        ("tier", data.tier if data.tier != "stream" else "auto", "auto"),
+    ):
+        if value != plain:
+            yield Mistake(
+                f"data.{key}", f"{value} is not possible with data.order resampled; leave it out, or use another order"
+            )
 
 
 def _group(config: Config) -> int:

@@ -37,7 +37,8 @@ def walk_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tup
     for name, field in model.model_fields.items():
         key = prefix + name
         sections = [t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
-        yield key, field.description or (sections[0].__doc__ or "" if sections else "").strip(), field
+        text = field.description or (sections[0].__doc__ or "" if sections else "")
+        yield key, " ".join(text.split()), field
         for section in sections:
             yield from walk_keys(section, key + ".")
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from distgan.config.duration import AnyDuration, Duration, Progress
+from distgan.config.size import AnySize, Size
 
 
 class Section(BaseModel):
@@ -40,17 +41,43 @@ class Data(Section):
     """The pictures: sharded tars that `distgan prepare` wrote, or any plain webdataset tars."""
 
     shards: str | list[str]
-    """Folder, tar, glob, brace pattern (`dir/x-{00000..00007}.tar`), or a list of these."""
+    """Folder, tar, glob, brace pattern (`dir/x-{00000..00007}.tar`), URL of these, or a list of them."""
     resolution: Annotated[int, Field(ge=16, le=1024)]
-    """Height and width of the pictures in the shards, pixels."""
+    """Height and width of the pictures that are trained on, pixels."""
     channels: Literal[1, 3] = 3
     """1 (greyscale) or 3 (RGB)."""
     classes: Annotated[int, Field(ge=0)] = 0
     """0 trains without labels; the number of classes of the shards trains conditionally on the label."""
     flip: bool = False
     """Mirror each picture left to right with probability one half."""
-    threads: Count = 2
-    """Threads of each process that read and decode pictures."""
+    fit: Literal["exact", "crop"] = "exact"
+    """exact refuses pictures of another size; crop takes the centred square of each and resizes it while reading."""
+    threads: Count | None = None
+    """Threads of each process that read and decode pictures. Unset: one for each core of the process."""
+    order: Literal["shuffle", "window", "resampled"] = "shuffle"
+    """shuffle: all pictures of an epoch in one permutation; window: about `window` shards are mixed at a time (remote
+    data, or more than fits in memory); resampled: webdataset's own pipeline, neither exact nor invariant."""
+    window: Count = 16
+    """With order window: shards that are mixed at a time, over all partitions together."""
+    partitions: Count = 1
+    """Parts of the set that each fill an equal part of every batch: a machine reads the shards of its parts alone. A
+    multiple of the number of machines; the order depends on it, and not on the machines."""
+    holdout: str | list[str] | None = None
+    """Never trained on: `"1000 images"` of all shards, `"2 shards"` from the end, or names or patterns of shards."""
+    tier: Literal["auto", "device", "memory", "stream"] = "auto"
+    """Where decoded pictures are kept: all on the device, all in memory that the processes of a machine share, or
+    nowhere (stream); auto: the first of these that takes a quarter of what is free."""
+    bad_pictures: Literal["fail", "replace"] = "fail"
+    """What becomes of a picture that cannot be read: fail ends the run; replace takes another of its shard."""
+    bad_limit: Count = 100
+    """With bad_pictures replace: more different bad pictures than this end the run."""
+    cache: str | None = None
+    """Folder for remote shards and for indexes of foreign ones, on a disk of this machine. Unset: $DISTGAN_CACHE, or
+    distgan in the user's cache folder."""
+    cache_size: AnySize = Size("100 GB", 100 * 10**9)
+    """Most that the remote shards in the cache take: MB, GB or TB; the least recently used make room."""
+    allow_shell: bool = False
+    """Run the commands of `pipe:` shards, which can do anything that the user can."""
 
 
 class Train(Section):

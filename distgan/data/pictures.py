@@ -1,4 +1,4 @@
-"""From a picture, wherever it lies, to the bytes of a square PNG: the work of prepare's worker processes.
+"""From a picture, wherever it lies, to the bytes of a square one: the work of prepare's worker processes.
 
 Imports no torch: a worker process must start in a fraction of a second.
 """
@@ -9,16 +9,17 @@ import errno
 import io
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from distgan.data import shapes
+from distgan.data.scan import Kind
 from distgan.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
@@ -26,6 +27,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 LARGEST_FILE = 512 * 2**20  # bytes of one picture inside a zip: more is a bomb, not a picture
 MACHINE_TROUBLE = (errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # no fault of the picture
+RAW_UP_TO = 64  # pixels a side: decoding such pictures costs more than reading their pixels
 SHRINK_IN_DECODER = 3  # a JPEG may be decoded at a reduced scale of at least this many times the target
 
 
@@ -95,7 +97,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What every picture becomes: square, `resolution` pixels a side, 1 or 3 channels.
+    """What every picture becomes: square, `resolution` pixels a side, 1 or 3 channels, as `encoding` of `ENCODINGS`.
 
     With `pad` a picture that is no larger than the target is framed in black instead of being enlarged.
     """
@@ -103,15 +105,16 @@ class Recipe:
     resolution: int
     channels: int
     pad: bool = False
+    encoding: str = "png"
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """What became of an item: PNG bytes, or None and the reason why the picture cannot be read."""
+    """What became of an item: the bytes of a file, or None and the reason why the picture cannot be read."""
 
     name: str
     label: int
-    png: bytes | None
+    data: bytes | None
     upscaled: bool = False
     reason: str = ""
 
@@ -130,7 +133,7 @@ def render(item: Item, recipe: Recipe) -> Rendered:
             warnings.simplefilter("ignore")
             with item.picture.open() as image:
                 upscaled = not recipe.pad and min(image.size) < recipe.resolution
-                png = encode(square(image, recipe))
+                data = ENCODINGS[recipe.encoding].encode(square(image, recipe))
     except MemoryError:
         raise
     except Exception as error:  # PIL's decoders raise almost anything on damaged bytes
@@ -138,7 +141,7 @@ def render(item: Item, recipe: Recipe) -> Rendered:
             raise UserError(f"{name}: cannot be read: {error.strerror}; run the same command again") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         return Rendered(name, item.label, None, reason=reason)
-    return Rendered(name, item.label, png, upscaled)
+    return Rendered(name, item.label, data, upscaled)
 
 
 def square(image: Image.Image, recipe: Recipe) -> Image.Image:
@@ -159,12 +162,43 @@ def square(image: Image.Image, recipe: Recipe) -> Image.Image:
     return image.resize((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
-def encode(image: Image.Image) -> bytes:
-    """Lossless PNG bytes, the same for the same pixels: no date, no profile, no text."""
-    clean = Image.frombytes(image.mode, image.size, image.tobytes())
+def _encode_raw(image: Image.Image) -> bytes:
+    """A .npy file: uint8 [H, W, C] behind a header of 128 bytes."""
     buffer = io.BytesIO()
-    clean.save(buffer, "PNG")
+    np.save(buffer, np.asarray(image).reshape(image.height, image.width, -1), allow_pickle=False)
     return buffer.getvalue()
+
+
+def _encoder(form: str, **options: object) -> Callable[[Image.Image], bytes]:
+    def encode(image: Image.Image) -> bytes:
+        clean = Image.frombytes(image.mode, image.size, image.tobytes())  # no date, no profile, no text
+        buffer = io.BytesIO()
+        clean.save(buffer, form, **options)
+        return buffer.getvalue()
+
+    return encode
+
+
+class Encoding(NamedTuple):
+    """How pictures are stored: extension of their files, kind of their rows in the index, and the encoder, whose bytes
+    are the same for the same pixels."""
+
+    extension: str
+    kind: Kind
+    encode: Callable[[Image.Image], bytes]
+
+
+ENCODINGS = {
+    "raw": Encoding("npy", Kind.HWC, _encode_raw),
+    "png": Encoding("png", Kind.ENCODED, _encoder("PNG")),
+    "jpeg": Encoding("jpg", Kind.ENCODED, _encoder("JPEG", quality=95, subsampling=0)),
+    "webp": Encoding("webp", Kind.ENCODED, _encoder("WEBP", lossless=True)),
+}
+
+
+def default_encoding(resolution: int) -> str:
+    """What is stored when nothing is said: bare pixels of small pictures, PNGs of others."""
+    return "raw" if resolution <= RAW_UP_TO else "png"
 
 
 def is_picture(name: str) -> bool:

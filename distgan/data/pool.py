@@ -1,4 +1,4 @@
-"""Worker processes that turn items into PNGs, in order, a bounded number of chunks ahead of the writer."""
+"""Worker processes that turn items into encoded pictures, in order, a bounded number of chunks ahead of the writer."""
 
 from __future__ import annotations
 

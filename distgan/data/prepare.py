@@ -9,21 +9,19 @@ import argparse
 import hashlib
 import inspect
 import json
-import signal
-import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from distgan.data.index import read_index
-from distgan.data.pictures import Recipe, Rendered
+from distgan.data.command import run_command
+from distgan.data.index_file import INDEX_FILE, read_index, write_index
+from distgan.data.pictures import ENCODINGS, Recipe, Rendered, default_encoding
 from distgan.data.pool import default_workers, rendered_chunks
 from distgan.data.progress import Progress
+from distgan.data.remote import is_remote, shown
 from distgan.data.scan import SAMPLE, scan_tar
 from distgan.data.shapes import GROUNDS
 from distgan.data.shards import (
@@ -38,18 +36,14 @@ from distgan.data.shards import (
     plan_slots,
     remove_parts,
     remove_shards,
-    write_index,
 )
 from distgan.data.sources import SOURCES, Request, Source, open_source
 from distgan.data.summary import Summary
+from distgan.data.verify import verify_named
 from distgan.errors import ConfigError, DataError, UserError
 from distgan.files import new_file
 
 LARGEST_RESOLUTION = 4096
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived: like KeyboardInterrupt, it must pass every `except Exception`."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +78,13 @@ def prepare(
     seed: int = 0,
     background: str = "dark",
     max_pictures: int | None = None,
+    encoding: str | None = None,
 ) -> Summary:
-    """Writes the pictures of a source as shards of square PNGs into the folder `out`.
+    """Writes the pictures of a source as shards of square pictures into the folder `out`.
 
-    `source` is a key of `SOURCES`, `resolution` pixels a side, `channels` 1 or 3 (both by default the
-    source's own), `shard_size` the most samples of a shard, `workers` processes (default: one a core;
-    1 works in this process). `count`, `seed` and `background` are for `shapes` alone.
+    `source` is a key of `SOURCES`, `resolution` pixels a side, `channels` 1 or 3 (both by default the source's own),
+    `shard_size` the most samples of a shard, `workers` processes (default: one a core), `encoding` a key of `ENCODINGS`
+    (default: raw up to 64 pixels, else png). `count`, `seed` and `background` are for `shapes` alone.
     The bytes written depend on neither `workers` nor on how often the work was interrupted.
 
     Raises `ConfigError` for arguments that make no sense, `DataError` for an input that cannot be read or
@@ -98,7 +93,7 @@ def prepare(
     """
     started = time.monotonic()
     _check_numbers(resolution=resolution, shard_size=shard_size, workers=workers, count=count, max=max_pictures)
-    recipe = _recipe(source, resolution, channels)
+    recipe = _recipe(source, resolution, channels, encoding)
     _check_drawing(source, count, background)
     path = None if input is None else Path(input).expanduser()
     request = Request(path, recipe.resolution, recipe.channels, count, seed, background)
@@ -116,7 +111,7 @@ def _check_numbers(**numbers: int | None) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
 
 
-def _recipe(source: str, resolution: int | None, channels: int | None) -> Recipe:
+def _recipe(source: str, resolution: int | None, channels: int | None, encoding: str | None) -> Recipe:
     """What the pictures become; what the user leaves open is the source's own."""
     if source not in SOURCES:
         raise ConfigError(f"{source}: no such source; known are {', '.join(SOURCES)}")
@@ -127,8 +122,13 @@ def _recipe(source: str, resolution: int | None, channels: int | None) -> Recipe
     if resolution is not None and resolution > LARGEST_RESOLUTION:
         raise ConfigError(f"--resolution {resolution}: at most {LARGEST_RESOLUTION} pixels a side")
     form = SOURCES[source]
-    side = resolution or form.resolution
-    return Recipe(side, channels or form.channels, pad=side == form.pads_to)
+    side, channels = resolution or form.resolution, channels or form.channels
+    encoding = encoding or default_encoding(side)
+    if encoding not in ENCODINGS:
+        raise ConfigError(f"--encoding {encoding}: {', '.join(ENCODINGS)} are possible")
+    if encoding == "webp" and channels == 1:
+        raise ConfigError("--encoding webp: WebP knows no grey pictures; take png or raw for --channels 1")
+    return Recipe(side, channels, side == form.pads_to, encoding)
 
 
 def _check_drawing(source: str, count: int | None, background: str) -> None:
@@ -150,7 +150,7 @@ def _plan(name: str, source: Source, recipe: Recipe, out: Path, shard_size: int,
 
 def _into_folder(job: Job, workers: int, strict: bool, overwrite: bool, started: float) -> Summary:
     journal = Journal(job.out, job.plan)
-    index = None if overwrite else read_index(job.out)
+    index = None if overwrite else read_index(job.out / INDEX_FILE)
     if index is not None and index.get("plan") == job.plan:
         journal.remove()  # a kill may have struck between the index and this
         _fail_on_skipped(strict, index.get("skipped", ()))
@@ -171,7 +171,7 @@ def _take_up(journal: Journal, overwrite: bool) -> None:
     if not journal.load():
         if holds_shards(folder) and not overwrite:
             raise DataError(
-                f"{folder}: holds shards made with other arguments or from another input; "
+                f"{folder}: holds shards made with other arguments, from another input or by an older version; "
                 "give another --out, or --overwrite"
             )
         remove_shards(folder)
@@ -185,7 +185,7 @@ def _write_shards(job: Job, journal: Journal, workers: int, strict: bool) -> dic
     todo = [slot for slot in job.slots if slot.name not in journal.done]
     rows = {}
     left = sum(slot.stop - slot.start for slot in todo)
-    with Progress(job.source_name, job.count, before=job.count - left) as progress:
+    with Progress(f"prepare {job.source_name}", job.count, before=job.count - left) as progress:
         with rendered_chunks(job.source.items, todo, job.recipe, workers) as chunks:
             for slot in todo:
                 record, rows[slot.name] = _write_shard(job, slot, chunks, strict, progress)
@@ -198,7 +198,7 @@ def _write_shard(
 ) -> tuple[ShardRecord, np.ndarray]:
     path = job.out / slot.name
     with new_file(path) as file:
-        writer = ShardWriter(file)
+        writer = ShardWriter(file, job.recipe.encoding)
         number = slot.start
         while number < slot.stop:
             chunk = next(chunks)
@@ -220,7 +220,7 @@ def _fail_on_skipped(strict: bool, skipped: Sequence[tuple[str, str]]) -> None:
 
 
 def _report(rendered: Rendered, strict: bool, progress: Progress) -> None:
-    if rendered.png is not None:
+    if rendered.data is not None:
         return
     _fail_on_skipped(strict, [(rendered.name, rendered.reason)])
     progress.say(f"skipped {rendered.name}: {rendered.reason}")
@@ -239,33 +239,32 @@ def _write_index(job: Job, records: dict[str, ShardRecord], rows: dict[str, np.n
         "count": len(samples),
         "resolution": job.recipe.resolution,
         "channels": job.recipe.channels,
+        "encoding": job.recipe.encoding,
         "classes": list(job.source.classes),
         "plan": job.plan,
         "skipped": [skip for record in records.values() for skip in record.skipped],
     }
-    write_index(job.out, head, shards, samples)
+    entries = [{"name": name, "samples": r.samples, "bytes": r.bytes, "sha256": r.sha256} for name, r in shards.items()]
+    write_index(job.out, head, entries, samples)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `distgan prepare`."""
     add = parser.add_argument
-    add("source", choices=list(SOURCES), metavar="SOURCE", help=f"one of {', '.join(SOURCES)}")
+    add("source", nargs="?", choices=list(SOURCES), metavar="SOURCE", help=f"one of {', '.join(SOURCES)}")
     add("input", nargs="?", metavar="INPUT", help="folder, zip or file of the pictures (none for shapes)")
     add("--out", required=True, metavar="DIR", help="folder that receives the shards")
     add("--resolution", type=int, metavar="N", help="pixels a side (default: the source's own)")
     add("--channels", type=int, choices=(1, 3), help="1 grey, 3 colour (default: the source's own)")
-    add(
-        "--shard-size",
-        type=int,
-        default=DEFAULT_SHARD_SIZE,
-        metavar="N",
-        help="most pictures a shard (%(default)s)",
-    )
+    add("--encoding", choices=list(ENCODINGS), help="form of the stored pictures (default: raw up to 64 px, else png)")
+    size = "most pictures a shard (%(default)s)"
+    add("--shard-size", type=int, default=DEFAULT_SHARD_SIZE, metavar="N", help=size)
     add("--workers", type=int, metavar="N", help="processes (default: one a core)")
     add("--max", type=int, dest="max_pictures", metavar="N", help="only the first N pictures")
     add("--strict", action="store_true", help="fail at the first picture that cannot be read")
     add("--download", action="store_true", help="fetch mnist, cifar10 or celeba into INPUT first")
     add("--overwrite", action="store_true", help="replace the shards that are in DIR")
+    add("--verify", action="store_true", help="read every picture of DIR again; without SOURCE nothing else is done")
     add("--count", type=int, metavar="N", help="shapes: how many to draw (8000)")
     add("--seed", type=int, default=0, metavar="N", help="shapes: seed of the drawings (%(default)s)")
     add("--background", choices=list(GROUNDS), default="dark", help="shapes: the plain ground (%(default)s)")
@@ -273,32 +272,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `distgan prepare` from parsed arguments. Returns 0, 1, 2, 130 (Ctrl-C) or 143 (SIGTERM)."""
-    names = set(inspect.signature(prepare).parameters)
-    try:
-        with _terminable():
-            summary = prepare(**{name: getattr(args, name) for name in names})
-    except UserError as error:
-        print(f"distgan prepare: {error}", file=sys.stderr)
-        return error.exit_status
-    except (KeyboardInterrupt, Terminated) as stop:
-        print("distgan prepare: stopped; run the same command again, it goes on", file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130
-    print(summary.text())
-    return 0
+    again = "run the same command again" + (", it goes on" if args.source else "")
+    return run_command("prepare", lambda: _run(args), again)
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Makes SIGTERM an exception while the work runs, so that half-written files are removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _run(args: argparse.Namespace) -> int:
+    parameters = inspect.signature(prepare).parameters
+    if args.source is None:
+        _check_alone(args, {name: parameter.default for name, parameter in parameters.items()})
+    else:
+        if is_remote(args.out):
+            raise ConfigError(f"--out {shown(args.out)}: shards are written into a folder; copy them there afterwards")
+        print(prepare(**{name: getattr(args, name) for name in parameters}).text(), flush=True)
+    return verify_named(args.out, threads=args.workers) if args.verify else 0
 
-    def stop(signum, frame):
-        raise Terminated
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _check_alone(args: argparse.Namespace, defaults: dict[str, object]) -> None:
+    """Without a source there is nothing to do but to verify, which none of the other arguments changes."""
+    if not args.verify:
+        raise ConfigError(f"SOURCE is missing: one of {', '.join(SOURCES)}; or --verify for shards that are there")
+    _check_numbers(workers=args.workers)
+    for name, default in defaults.items():
+        if name not in ("source", "input", "out", "workers") and getattr(args, name) != default:
+            option = {"max_pictures": "--max"}.get(name, f"--{name.replace('_', '-')}")
+            raise ConfigError(f"{option}: only with a SOURCE; --verify reads what is in --out")

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,11 +21,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from distgan.data.index import INDEX_FILE, JOURNAL_FILE, SAMPLES_FILE, VERSION
-from distgan.data.pictures import Rendered
-from distgan.data.scan import BLOCK, SAMPLE
+from distgan.data.headers import npy_form
+from distgan.data.index_file import INDEX_FILE, JOURNAL_FILE, SAMPLES_FILE
+from distgan.data.pictures import ENCODINGS, Rendered
+from distgan.data.scan import BLOCK, SAMPLE, Kind
 from distgan.errors import DataError, UserError
-from distgan.files import new_file
+from distgan.files import new_file, sha256_of
 
 DEFAULT_SHARD_SIZE = 2048
 FEWEST_SHARDS = 8  # so that readers, and people with plain webdataset, have something to share out ...
@@ -60,33 +62,38 @@ def plan_slots(source: str, count: int, shard_size: int) -> list[Slot]:
 
 
 class ShardWriter:
-    """Writes the samples of one shard: `add` each, `finish` once, inside `new_file`."""
+    """Writes the samples of one shard, all of one of `ENCODINGS`: `add` each, `finish` once, inside `new_file`."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, encoding: str) -> None:
         from webdataset import TarWriter  # imports torch: only where shards are really written
 
-        self._file = _Hashed(file)
+        self._file, self._encoding = _Hashed(file), ENCODINGS[encoding]
         # mtime=0: any other time writes a second header, 2 KiB more a sample and twice the reading.
         owner = {"user": "distgan", "group": "distgan", "mode": 0o444}
         self._tar = TarWriter(self._file, encoder=False, mtime=0, **owner)
-        self._rows: list[tuple[int, int, int, int]] = []
+        self._rows: list[tuple] = []
         self._skipped: list[tuple[str, str]] = []
         self._upscaled = 0
 
     def add(self, number: int, rendered: Rendered) -> None:
         """Writes the picture with global number `number`, or notes that it had to be skipped."""
-        if rendered.png is None:
+        if rendered.data is None:
             self._skipped.append((rendered.name, rendered.reason))
             return
-        sample = {"__key__": f"{number:08d}", "png": rendered.png}
+        sample = {"__key__": f"{number:08d}", self._encoding.extension: rendered.data}
         if rendered.label >= 0:
             sample["cls"] = str(rendered.label).encode()
         self._tar.write(sample)
         # Members are written in order of their extension, so the picture is the last of its sample.
-        size = len(rendered.png)
-        offset = self._tar.tarstream.offset - -(-size // BLOCK) * BLOCK
-        self._rows.append((0, offset, size, rendered.label))
+        self._rows.append(self._row(rendered.data, self._tar.tarstream.offset, rendered.label))
         self._upscaled += rendered.upscaled
+
+    def _row(self, data: bytes, end: int, label: int) -> tuple:
+        """The row of a picture whose last block of the tar ends at byte `end`."""
+        kind = self._encoding.kind
+        head = 0 if kind == Kind.ENCODED else npy_form(data)[1]  # before the bare pixels
+        offset = end - -(-len(data) // BLOCK) * BLOCK + head
+        return 0, offset, len(data) - head, label, zlib.crc32(memoryview(data)[head:]), kind
 
     def finish(self) -> tuple[ShardRecord, np.ndarray]:
         """Ends the tar. Returns its record, and its rows of dtype `SAMPLE` with shard 0."""
@@ -184,16 +191,6 @@ class Journal:
         self.file.unlink(missing_ok=True)
 
 
-def write_index(folder: Path, head: dict, shards: dict[str, ShardRecord], samples: np.ndarray) -> None:
-    """Writes `samples.npy`, then `index.json`: whoever sees the index sees all it speaks of."""
-    with new_file(folder / SAMPLES_FILE) as file:
-        np.save(file, samples, allow_pickle=False)
-    listed = [{"name": name, "samples": r.samples, "bytes": r.bytes, "sha256": r.sha256} for name, r in shards.items()]
-    index = {"version": VERSION, **head, "shards": listed}
-    with new_file(folder / INDEX_FILE) as file:
-        file.write(json.dumps(index, indent=1).encode() + b"\n")
-
-
 def holds_shards(folder: Path) -> bool:
     """Whether a folder holds shards, an index, or a prepare that has not finished."""
     names = (INDEX_FILE, SAMPLES_FILE, JOURNAL_FILE)
@@ -220,7 +217,6 @@ def _is_sound(path: Path, record: ShardRecord) -> bool:
     if not record.samples:
         return not path.exists()
     try:
-        data = path.read_bytes()
+        return path.stat().st_size == record.bytes and sha256_of(path) == record.sha256
     except OSError:
         return False
-    return len(data) == record.bytes and hashlib.sha256(data).hexdigest() == record.sha256

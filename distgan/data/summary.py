@@ -1,10 +1,11 @@
-"""What a prepare has done, and the lines of config that use it."""
+"""What a prepare or an index has done, and the lines of config that use it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+TRAINABLE = (16, 1024)  # pixels a side that `data.resolution` may have
 NAMED = 5  # skipped pictures that the summary names
 
 
@@ -13,12 +14,14 @@ class Summary:
     """The result of `prepare`: counts are pictures, `bytes` those of the tars, `seconds` of this call.
 
     `skipped` holds (name, reason); `kept` counts shards that an earlier, interrupted start had finished;
-    `finished_before` says that there was nothing to do (`upscaled` is then not known).
+    `finished_before` says that there was nothing to do (`upscaled` is then not known). `indexed` is set where the
+    pictures are not our own: `resolution` and `channels` are those of the first, None where it is not square or not
+    known, and `settings` are further lines that the config needs.
     """
 
     out: Path
-    resolution: int
-    channels: int
+    resolution: int | None
+    channels: int | None
     classes: tuple[str, ...]
     written: int
     shards: int
@@ -28,6 +31,8 @@ class Summary:
     kept: int = 0
     seconds: float = 0.0
     finished_before: bool = False
+    indexed: bool = False
+    settings: tuple[str, ...] = ()
 
     @classmethod
     def of_finished(cls, out: Path, index: dict, seconds: float) -> Summary:
@@ -78,7 +83,7 @@ class Summary:
         size = f"{self.written} pictures in {self.shards} shards, {self.bytes / 1e6:.1f} MB, in {self.out}"
         if self.finished_before:
             return f"nothing to do: already prepared with these arguments ({size})"
-        return f"prepared {size}, {self.seconds:.1f} s"
+        return f"{'indexed' if self.indexed else 'prepared'} {size}, {self.seconds:.1f} s"
 
     def _class_names(self) -> str:
         if not self.classes:
@@ -91,7 +96,16 @@ class Summary:
         return [
             "data:",
             f"  shards: {self.out.resolve()}",
-            f"  resolution: {self.resolution}",
-            f"  channels: {self.channels}",
+            *self._size(),
+            f"  channels: {self.channels or 3}",
             f"  classes: 0{classes}",
+            *(f"  {line}" for line in self.settings),
         ]
+
+    def _size(self) -> list[str]:
+        if not self.indexed:
+            return [f"  resolution: {self.resolution}"]
+        smallest, largest = TRAINABLE
+        if self.resolution is None or not smallest <= self.resolution <= largest:
+            return ["  resolution: 64  # any size: they are cropped and resized", "  fit: crop"]
+        return [f"  resolution: {self.resolution}  # of the first picture; others need fit: crop"]

@@ -22,6 +22,7 @@ MAXIMA = ("critic/grad_norm_max",)
 NAMES = MEANS + MAXIMA
 THROUGHPUT = "throughput/images_per_second"
 DATA_WAIT = "throughput/data_wait_fraction"
+REPLACED = "data/replaced_pictures"
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
 

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from distgan.data.index import check_against, open_shards
+from distgan.data.index_file import write_index
+from distgan.data.indexing import Caching, build_index, store_index
 from distgan.data.prepare import prepare
+from distgan.data.scan import SAMPLE
 from distgan.errors import DataError
 
 
@@ -29,6 +35,11 @@ def folder(made, tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def caching(tmp_path_factory):
+    return Caching(tmp_path_factory.mktemp("cache"), 10**9)
+
+
 def png(level, size=(20, 20)):
     buffer = io.BytesIO()
     Image.new("L", size, level).save(buffer, "PNG")
@@ -36,6 +47,7 @@ def png(level, size=(20, 20)):
 
 
 def write_tar(path, members, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", **options) as archive:
         for name, data in members:
             info = tarfile.TarInfo(name)
@@ -83,9 +95,9 @@ class TestSpecs:
         with pytest.raises(DataError, match="resolution 20, but 16 in"):
             open_shards([made, tmp_path])
 
-    @pytest.mark.parametrize("spec", ["s3://b/x.tar", "http://h/x-{0..3}.tar", "pipe:cat x.tar"])
-    def test_remote_shards_are_refused_with_the_way_out(self, spec):
-        with pytest.raises(DataError, match="remote shards are not supported yet; copy them"):
+    @pytest.mark.parametrize("spec", ["nosuch://b/x.tar", "nosuch://b/x-{0..3}.tar"])
+    def test_an_unknown_scheme_is_refused_with_those_known(self, spec):
+        with pytest.raises(DataError, match="nosuch://b/x.* unknown scheme 'nosuch'; give one of https, "):
             open_shards(spec)
 
     def test_what_names_nothing_is_refused(self, made, tmp_path):
@@ -116,8 +128,8 @@ class TestIndexed:
             with pytest.raises(DataError, match=message):
                 open_shards(spec)
 
-    @pytest.mark.parametrize("damage", ["gone", "junk", "short", "shifted", "other labels"])
-    def test_without_a_consistent_samples_file_the_tars_are_scanned(self, made, folder, damage):
+    @pytest.mark.parametrize("damage", ["gone", "junk", "short", "shifted", "other labels", "another shard"])
+    def test_without_a_consistent_samples_file_the_tars_are_indexed_anew(self, made, folder, caching, damage):
         file, good = folder / "samples.npy", np.load(folder / "samples.npy")
         if damage == "gone":
             file.unlink()
@@ -126,9 +138,22 @@ class TestIndexed:
         elif damage == "short":
             np.save(file, good[:-1])
         else:
-            good["offset" if damage == "shifted" else "label"] += 10**6
+            good[{"shifted": "offset", "other labels": "label", "another shard": "shard"}[damage]] += 10**6
             np.save(file, good)
-        assert open_shards(folder).samples.tolist() == open_shards(made).samples.tolist()
+        opened = open_shards(folder, caching)
+        assert opened.samples.tolist() == open_shards(made).samples.tolist()
+        assert opened.classes == ("circle", "square", "triangle", "cross")
+
+    def test_shards_of_the_first_version_are_indexed_anew_and_keep_their_classes(self, made, folder, caching):
+        old = [("shard", "<i4"), ("offset", "<i8"), ("size", "<i4"), ("label", "<i4")]
+        samples = np.load(folder / "samples.npy")
+        np.save(folder / "samples.npy", samples[["shard", "offset", "size", "label"]].astype(old))
+        edit_index(folder, version=1)
+        for _ in range(2):  # made, and found in the cache
+            opened = open_shards(folder, caching)
+            assert opened.samples.tolist() == open_shards(made).samples.tolist()
+            assert opened.classes == ("circle", "square", "triangle", "cross") and opened.resolution == 16
+        assert len(list(caching.folder.glob("indexes/*/index.json"))) == 1
 
     @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"version": 9}'])
     def test_a_damaged_or_foreign_index_is_named(self, folder, content):
@@ -238,3 +263,77 @@ def test_opening_shards_imports_neither_torch_nor_webdataset(made):
     )
     done = subprocess.run([sys.executable, "-c", code, made], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class TestIndexedOnce:
+    @pytest.fixture
+    def tars(self, tmp_path):
+        for number in range(3):
+            write_tar(tmp_path / "tars" / f"x-{number}.tar", [(f"{number}{i}.png", png(i)) for i in range(4)])
+        return tmp_path / "tars"
+
+    def test_a_whole_folder_gets_its_index_beside_the_tars(self, tars, caching):
+        first = open_shards(tars, caching)
+        index = json.loads((tars / "index.json").read_text())
+        assert [shard["name"] for shard in index["shards"]] == ["x-0.tar", "x-1.tar", "x-2.tar"]
+        for shard in index["shards"]:
+            data = (tars / shard["name"]).read_bytes()
+            assert shard["bytes"] == len(data) and shard["sha256"] == hashlib.sha256(data).hexdigest()
+        for row, data in zip(first.samples, pictures(first), strict=True):
+            assert row["crc"] == zlib.crc32(data)
+        assert open_shards(tars, caching).samples.tolist() == first.samples.tolist()
+        assert not caching.folder.exists() or not list(caching.folder.glob("indexes/*/index.json"))
+
+    def test_some_tars_of_a_folder_are_indexed_in_the_cache(self, tars, caching):
+        spec = f"{tars}/x-[12].tar"
+        first = open_shards(spec, caching)
+        assert not (tars / "index.json").exists() and len(list(caching.folder.glob("indexes/*/index.json"))) == 1
+        assert open_shards(spec, caching).samples.tolist() == first.samples.tolist() and first.count == 8
+
+    def test_a_folder_that_cannot_be_written_is_indexed_in_the_cache(self, tars, caching, monkeypatch):
+        monkeypatch.setattr("os.access", lambda *_: False)
+        open_shards(tars, caching)
+        assert not (tars / "index.json").exists() and len(list(caching.folder.glob("indexes/*/index.json"))) == 1
+
+    def test_a_tar_that_changes_is_indexed_anew(self, tars, caching):
+        spec = f"{tars}/x-[12].tar"
+        open_shards(spec, caching)
+        write_tar(tars / "x-2.tar", [("a.png", png(7))])
+        assert open_shards(spec, caching).count == 5
+
+    def test_processes_that_open_at_once_index_once(self, tars, tmp_path):
+        code = (
+            "import sys; from distgan.data import indexing; from distgan.data.index import open_shards\n"
+            "build = indexing.build_index\n"
+            "indexing.build_index = lambda *a: print('built') or build(*a)\n"
+            "print(open_shards(sys.argv[1]).count)"
+        )
+        environment = {**os.environ, "DISTGAN_CACHE": str(tmp_path / "cache")}
+        command = [sys.executable, "-c", code, str(tars)]
+        started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(4)]
+        said = "".join(process.communicate()[0] for process in started)
+        assert said.count("12") == 4 and said.count("built") == 1
+
+    def test_an_index_elsewhere_names_its_tars_by_whole_paths(self, tars, tmp_path, caching):
+        places = sorted(str(path) for path in tars.glob("*.tar"))
+        store_index(_made(tmp_path / "index"), places, build_index(places, caching))
+        assert open_shards(tmp_path / "index").samples.tolist() == open_shards(tars).samples.tolist()
+
+
+def _made(folder):
+    folder.mkdir()
+    return folder
+
+
+def test_ten_thousand_samples_of_a_thousand_shards_are_opened_within_seconds(tmp_path):
+    """The page cache is warm, and the machine may be busy: this holds the order of magnitude alone."""
+    shards = [{"name": f"x-{i}.tar", "samples": 10, "bytes": 10240, "sha256": "0" * 64} for i in range(1000)]
+    samples = np.zeros(10_000, SAMPLE)
+    samples["shard"], samples["offset"], samples["size"] = np.repeat(np.arange(1000), 10), 512, 100
+    head = {"count": 10_000, "resolution": 16, "channels": 3, "classes": []}
+    write_index(tmp_path, head, shards, samples)
+    for i in range(1000):
+        with open(tmp_path / f"x-{i}.tar", "wb") as file:
+            file.truncate(10240)
+    opened = open_shards(tmp_path)
+    assert isinstance(opened.samples, np.memmap) and opened.count == 10_000 and len(opened.shards) == 1000

@@ -17,8 +17,9 @@ import webdataset
 from PIL import Image
 
 from distgan.data.index import open_shards
+from distgan.data.pictures import ENCODINGS
 from distgan.data.prepare import prepare
-from distgan.data.scan import scan_tar
+from distgan.data.scan import Kind, scan_tar
 from distgan.errors import DataError, UserError
 
 LONG = ("shapes", "--count", 3000, "--resolution", 48, "--shard-size", 200, "--workers", 2)
@@ -62,29 +63,93 @@ def stripes(tmp_path, picture):
     return tmp_path / "in"
 
 
-def test_plain_webdataset_reads_the_same_pictures_and_labels(tmp_path, picture):
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_plain_webdataset_reads_the_same_pictures_and_labels(tmp_path, picture, encoding):
     for number in range(12):
         picture(tmp_path / "in" / "ab"[number % 2] / f"{number:02}.png", (20, 20), (number * 20, 9, 200))
-    prepare("images", tmp_path / "in", tmp_path / "out", resolution=20, shard_size=5, workers=1)
+    prepare("images", tmp_path / "in", tmp_path / "out", resolution=20, shard_size=5, workers=1, encoding=encoding)
     pattern = str(tmp_path / "out" / "images-{00000..00002}.tar")
     samples = list(webdataset.WebDataset(pattern, shardshuffle=False).decode("rgb8"))
     numbers = [*range(0, 12, 2), *range(1, 12, 2)]  # all of class a, then all of class b
     assert [s["__key__"] for s in samples] == [f"{i:08d}" for i in range(12)]
     assert [s["cls"] for s in samples] == [0] * 6 + [1] * 6
     for sample, number in zip(samples, numbers, strict=True):
-        assert (sample["png"] == (number * 20, 9, 200)).all()
+        pixels = sample[ENCODINGS[encoding].extension]
+        assert pixels.shape == (20, 20, 3) and pixels.dtype == np.uint8
+        assert np.abs(pixels.astype(int) - (number * 20, 9, 200)).max() <= (1 if encoding == "jpeg" else 0)
 
 
-def test_the_index_says_what_the_shards_hold(tmp_path):
-    summary = prepare("shapes", None, tmp_path, count=21, shard_size=8, resolution=16, workers=1)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_index_says_what_the_shards_hold(tmp_path, encoding):
+    summary = prepare("shapes", None, tmp_path, count=21, shard_size=8, resolution=16, workers=1, encoding=encoding)
     index = json.loads((tmp_path / "index.json").read_text())
-    assert (index["version"], index["source"], index["count"]) == (1, "shapes", 21)
+    assert (index["version"], index["source"], index["count"]) == (2, "shapes", 21)
+    assert index["encoding"] == encoding
     assert [shard["samples"] for shard in index["shards"]] == [7, 7, 7]
     assert (summary.written, summary.shards, summary.bytes) == (21, 3, sum(s["bytes"] for s in index["shards"]))
-    rows = np.concatenate([scan_tar(tmp_path / s["name"]) for s in index["shards"]])
-    stored = np.load(tmp_path / "samples.npy")
-    assert stored[["offset", "size", "label"]].tolist() == rows[["offset", "size", "label"]].tolist()
+    parts = [scan_tar(tmp_path / s["name"]) for s in index["shards"]]
+    for number, part in enumerate(parts):
+        part["shard"] = number
+    assert np.load(tmp_path / "samples.npy").tolist() == np.concatenate(parts).tolist()
     assert sorted(os.listdir(tmp_path)) == ["index.json", "samples.npy", *(s["name"] for s in index["shards"])]
+
+
+class TestEncodings:
+    @pytest.fixture
+    def faces(self, tmp_path, picture):
+        for number in range(3):
+            picture(tmp_path / "in" / f"{'x' * (number + 1)}.png", (90, 90))
+        return tmp_path / "in"
+
+    def pictures(self, faces, out, **options):
+        prepare("images", faces, out, workers=1, **options)
+        shards = open_shards(out)
+        return np.stack([picture_at(shards, row) for row in range(shards.count)]).astype(int)
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_all_hold_the_same_pixels_and_jpeg_nearly_so(self, tmp_path, faces, channels):
+        forms = {"raw", "png", "jpeg", *(["webp"] if channels == 3 else [])}
+        stored = {e: self.pictures(faces, tmp_path / e, resolution=40, channels=channels, encoding=e) for e in forms}
+        for encoding, pixels in stored.items():
+            if encoding == "jpeg":
+                assert 0 < np.abs(pixels - stored["raw"]).mean() < 4
+            else:
+                assert (pixels == stored["raw"]).all()
+
+    @pytest.mark.parametrize("resolution, encoding", [(63, "raw"), (64, "raw"), (65, "png"), (90, "png")])
+    def test_small_pictures_are_raw_and_others_png_unless_told(self, tmp_path, faces, resolution, encoding):
+        self.pictures(faces, tmp_path / "out", resolution=resolution)
+        assert json.loads((tmp_path / "out" / "index.json").read_text())["encoding"] == encoding
+
+    def test_jpegs_keep_all_of_their_colour(self, tmp_path, faces):
+        self.pictures(faces, tmp_path / "out", resolution=80, encoding="jpeg")
+        shards = open_shards(tmp_path / "out")
+        with Image.open(io.BytesIO(stored_at(shards, 0))) as image:
+            assert image.format == "JPEG" and [component[1:3] for component in image.layer] == [(1, 1)] * 3
+
+    @pytest.mark.parametrize("encoding", ENCODINGS)
+    def test_the_same_pictures_give_the_same_bytes(self, tmp_path, faces, encoding):
+        for out in ("one", "two"):
+            prepare("images", faces, tmp_path / out, resolution=33, encoding=encoding, workers=1)
+        assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+    def test_another_encoding_is_refused_unless_it_overwrites(self, tmp_path, faces):
+        prepare("images", faces, tmp_path / "out", resolution=33, encoding="png")
+        with pytest.raises(DataError, match="other arguments.*--overwrite"):
+            prepare("images", faces, tmp_path / "out", resolution=33)
+        prepare("images", faces, tmp_path / "out", resolution=33, overwrite=True)
+        assert open_shards(tmp_path / "out").samples["kind"].tolist() == [Kind.HWC] * 3
+
+    def test_shards_of_the_first_version_are_not_replaced_unasked(self, tmp_path, faces):
+        out = tmp_path / "out"
+        prepare("images", faces, out, resolution=33, encoding="png")
+        index = json.loads((out / "index.json").read_text())
+        (out / "index.json").write_text(json.dumps({**index, "version": 1, "plan": "of version 1"}))
+        before = contents(out)
+        for encoding in (None, "png"):
+            with pytest.raises(DataError, match="older version.*--overwrite"):
+                prepare("images", faces, out, resolution=33, encoding=encoding)
+        assert contents(out) == before
 
 
 class TestInterrupted:
@@ -232,6 +297,11 @@ class TestBadUse:
             (("shapes", "--resolution", "2000"), "16 to 1024"),
             (("shapes", "--workers", "0"), "--workers 0"),
             (("shapes", "--shard-size", "-1"), "--shard-size -1"),
+            (("mnist", "{in}", "--encoding", "webp"), "WebP knows no grey"),
+            ((), "SOURCE is missing"),
+            (("--verify", "--seed", "3"), "--seed: only with a SOURCE"),
+            (("--verify", "--workers", "0"), "--workers 0"),
+            (("--verify",), "no such folder"),
             (("images", "{in}", "--resolution", "9", "--count", "5"), "--max 5"),
             (("quickdraw", "{in}", "--download"), "cannot be downloaded"),
         ],
@@ -328,7 +398,15 @@ class TestRealPictures:
         assert picture_at(shards, 7).shape == (100, 100)
 
 
-def picture_at(shards, row):
+def stored_at(shards, row):
     sample = shards.samples[row]
-    data = shards.paths[sample["shard"]].read_bytes()[sample["offset"] :][: sample["size"]]
-    return np.asarray(Image.open(io.BytesIO(data)))
+    return shards.paths[sample["shard"]].read_bytes()[sample["offset"] :][: sample["size"]]
+
+
+def picture_at(shards, row):
+    """[H, W] or [H, W, 3]."""
+    data, side = stored_at(shards, row), shards.resolution
+    if shards.samples["kind"][row] == Kind.ENCODED:
+        return np.asarray(Image.open(io.BytesIO(data)))
+    pixels = np.frombuffer(data, np.uint8).reshape(side, side, -1)
+    return pixels if pixels.shape[2] == 3 else pixels[..., 0]

@@ -4,15 +4,17 @@ import hashlib
 import json
 import os
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
 import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from distgan.data.pictures import Rendered
-from distgan.data.scan import SAMPLE, scan_tar
+from distgan.data.pictures import ENCODINGS, Rendered
+from distgan.data.scan import SAMPLE, Kind, scan_tar
 from distgan.data.shards import (
     Journal,
     ShardRecord,
@@ -32,9 +34,9 @@ RENDERED = [
 ]
 
 
-def write(path, rendered, start=0):
+def write(path, rendered, start=0, encoding="png"):
     with new_file(path) as file:
-        writer = ShardWriter(file)
+        writer = ShardWriter(file, encoding)
         for number, one in enumerate(rendered, start):
             writer.add(number, one)
         return writer.finish()
@@ -61,7 +63,7 @@ def test_a_record_says_what_is_in_the_shard(tmp_path):
     assert record.sha256 == hashlib.sha256(data).hexdigest()
     assert record.skipped == (("bad", "broken"),)
     assert rows.tolist() == scan_tar(tmp_path / "x.tar").tolist()
-    assert [data[row["offset"] :][: row["size"]] for row in rows] == [RENDERED[0].png, RENDERED[2].png]
+    assert [data[row["offset"] :][: row["size"]] for row in rows] == [RENDERED[0].data, RENDERED[2].data]
 
 
 @pytest.mark.parametrize("size", [1, 511, 512, 513, 10240])
@@ -76,8 +78,8 @@ def test_plain_webdataset_reads_the_samples(tmp_path):
     write(tmp_path / "x.tar", RENDERED, start=41)
     samples = list(webdataset.WebDataset(str(tmp_path / "x.tar"), shardshuffle=False))
     assert [(s["__key__"], s["png"], s["cls"]) for s in samples] == [
-        ("00000041", RENDERED[0].png, b"3"),
-        ("00000043", RENDERED[2].png, b"0"),
+        ("00000041", RENDERED[0].data, b"3"),
+        ("00000043", RENDERED[2].data, b"0"),
     ]
 
 
@@ -150,5 +152,24 @@ def test_removing_shards_leaves_what_is_not_ours(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["mine.tar", "notes"]
 
 
-def test_a_row_takes_twenty_bytes():
-    assert SAMPLE.itemsize == 20 and np.zeros(1, SAMPLE)["offset"].dtype == np.int64
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("side", [1, 3, 16, 33])
+def test_rows_are_those_that_a_scan_finds_whatever_the_encoding_and_size(tmp_path, encoding, mode, side):
+    noise = np.random.default_rng(side).integers(0, 256, (3, side, side, 1 if mode == "L" else 3), np.uint8)
+    encode = ENCODINGS[encoding].encode
+    pictures = [encode(Image.fromarray(pixels.squeeze(-1) if mode == "L" else pixels)) for pixels in noise]
+    _, rows = write(tmp_path / "x.tar", [Rendered("a", n - 1, data) for n, data in enumerate(pictures)], 0, encoding)
+    assert rows.tolist() == scan_tar(tmp_path / "x.tar").tolist()
+    whole = (tmp_path / "x.tar").read_bytes()
+    stored = [whole[row["offset"] :][: row["size"]] for row in rows]
+    assert [zlib.crc32(data) for data in stored] == rows["crc"].tolist()
+    if encoding == "raw":
+        assert set(rows["kind"]) == {Kind.HWC} and stored == [pixels.tobytes() for pixels in noise]
+        assert {len(data) - row["size"] for data, row in zip(pictures, rows, strict=True)} == {128}
+    else:
+        assert set(rows["kind"]) == {Kind.ENCODED} and stored == pictures
+
+
+def test_a_row_takes_twenty_five_bytes():
+    assert SAMPLE.itemsize == 25 and np.zeros(1, SAMPLE)["offset"].dtype == np.int64

@@ -31,8 +31,8 @@ def opened(source, path, resolution=32, channels=3, **more):
 
 def pixels(item, resolution=32, channels=3, pad=False):
     rendered = render(item, Recipe(resolution, channels, pad))
-    assert rendered.png is not None, rendered.reason
-    return np.asarray(Image.open(io.BytesIO(rendered.png)))
+    assert rendered.data is not None, rendered.reason
+    return np.asarray(Image.open(io.BytesIO(rendered.data)))
 
 
 def idx(array):
@@ -321,7 +321,7 @@ def test_a_picture_that_cannot_be_read_is_reported_with_its_reason(tmp_path, pic
     (tmp_path / "c.png").write_bytes(head + data)
     (tmp_path / "d.png").write_bytes(b"")
     results = [render(item, Recipe(16, 3)) for item in opened("images", tmp_path).items]
-    assert [r.png for r in results] == [None] * 4
+    assert [r.data for r in results] == [None] * 4
     assert "truncated" in results[0].reason
     assert "bomb" in results[2].reason
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import io
 import os
-import shutil
 import threading
 
 import numpy as np
@@ -10,222 +8,190 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from made_shards import dataset, encoded, numbers_of, pixels_of, read, write_shards, write_tar
 
-from distgan.data.index import ShardSet, open_shards
-from distgan.data.prepare import prepare
-from distgan.data.stream import Order, Stream
-from distgan.errors import DataError
+from distgan.config.schema import Data
+from distgan.data.dataset import open_dataset
+from distgan.data.place import Place
 
-COUNT = 30
-# torchvision 0.29 says at every picture that a later version will not decode any more
+SIZES = [7, 1, 13, 2, 9, 28]
+COUNT = sum(SIZES)
+# torchvision 0.29 says at the first picture that a later version will not decode any more
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
+
+ORDERS = {
+    "shuffle": {},
+    "window": {"order": "window", "window": 2},
+    "one shard at a time": {"order": "window", "window": 1},
+    "partitions": {"partitions": 4},
+    "window, partitions": {"order": "window", "window": 4, "partitions": 2},
+    "window, holdout": {"order": "window", "window": 3, "holdout": "11 images"},
+}
 
 
 @pytest.fixture(scope="session")
-def sets(tmp_path_factory) -> dict[int, ShardSet]:
-    """The same 30 pictures in 1, 2 or 4 shards."""
-    found = {}
-    for shards in (1, 2, 4):
-        folder = tmp_path_factory.mktemp("stream") / str(shards)
-        prepare("shapes", None, folder, resolution=16, count=COUNT, shard_size=-(-COUNT // shards), workers=1)
-        found[shards] = open_shards(folder)
-        assert len(found[shards].paths) == shards
-    return found
+def uneven(tmp_path_factory):
+    """60 pictures in shards of very different sizes, as bare pixels."""
+    return write_shards(tmp_path_factory.mktemp("stream") / "uneven", SIZES)
 
 
-def read(shards: ShardSet, batches: int, **settings) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels and labels of the first batches, one after the other."""
-    stream = Stream(shards, **{"resolution": 16, "channels": 3, "seed": 5, **settings})
-    try:
-        parts = [next(stream) for _ in range(batches)]
-    finally:
-        stream.close()
-    return torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("tier", ["stream", "memory", "device"])
+def test_processes_and_threads_change_nothing(uneven, order, tier):
+    """24 ranks are more than shards, and 3 of them share a batch with 1."""
+    data = dataset(uneven, tier=tier, **ORDERS[order])
+    alone = read(dataset(uneven, **ORDERS[order]), 20, batch_size=24)
+    for world_size, threads in ((1, 3), (2, 1), (3, 2), (8, 1), (24, 1)):
+        assert read(data, 20, batch_size=24, world_size=world_size, cores=threads) == alone
 
 
-def same(one, other) -> bool:
-    return torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_epoch_has_every_picture_once(uneven, order):
+    settings = ORDERS[order]
+    count = COUNT - 11 if "holdout" in settings else COUNT
+    found = read(dataset(uneven, **settings), 4 * count // 4, batch_size=4)
+    for epoch in range(4):
+        assert len(set(found[epoch * count : (epoch + 1) * count])) == count
 
 
-def decoded(shards: ShardSet) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every picture as PIL sees it, in the order of the samples."""
-    pixels = []
-    for row in shards.samples:
-        with open(shards.paths[row["shard"]], "rb") as file:
-            file.seek(row["offset"])
-            picture = Image.open(io.BytesIO(file.read(row["size"])))
-        pixels.append(np.asarray(picture.convert("RGB")))
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), torch.from_numpy(
-        shards.samples["label"].astype("i8")
-    )
-
-
-def test_pixels_and_labels_are_those_of_another_decoder(sets):
-    pixels, labels = decoded(sets[2])
-    order = Order(COUNT, 5).samples(0, 40)
-    assert same(read(sets[2], 4, batch_size=10), (pixels[order], labels[order]))
-    assert len(torch.unique(labels)) == 4 and len(torch.unique(pixels.flatten(1), dim=0)) == COUNT
-
-
-@settings(max_examples=25)
 @given(
-    shards=st.sampled_from([1, 2, 4]),
-    world_size=st.integers(1, 4),
-    local=st.integers(1, 12),
-    position=st.integers(0, 100),
-    threads=st.integers(1, 4),
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    window=st.integers(1, 5),
+    partitions=st.integers(1, 3),
+    share=st.integers(1, 4),
+    worlds=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    resumed=st.integers(0, 12),
+    shuffle=st.booleans(),
 )
-def test_the_slices_of_all_ranks_are_the_stream_of_one(sets, shards, world_size, local, position, threads):
-    size, batches = world_size * local, 3
-    common = {"batch_size": size, "position": position}
-    ranks = [
-        read(sets[shards], batches, rank=rank, world_size=world_size, threads=threads, **common)
-        for rank in range(world_size)
-    ]
-    rows = torch.cat(
-        [
-            torch.arange(b * local, (b + 1) * local) + r * batches * local
-            for b in range(batches)
-            for r in range(world_size)
-        ]
-    )
-    joined = tuple(torch.cat(part)[rows] for part in zip(*ranks, strict=True))
-    assert same(joined, read(sets[1], batches, **common))
-
-
 @settings(max_examples=25)
-@given(size=st.integers(1, 40), skipped=st.integers(0, 6), world_size=st.integers(1, 3), seed=st.integers(0, 3))
-def test_starting_at_a_position_is_skipping_to_it(sets, size, skipped, world_size, seed):
-    common = {"batch_size": size * world_size, "world_size": world_size, "rank": world_size - 1, "seed": seed}
-    through = read(sets[2], skipped + 2, **common)
-    started = read(sets[2], 2, position=skipped * size * world_size, **common)
-    assert same(tuple(part[skipped * size :] for part in through), started)
+def test_resumed_on_another_number_of_processes_it_goes_on_at_the_same_image(
+    tmp_path_factory, sizes, window, partitions, share, worlds, resumed, shuffle
+):
+    folder = write_shards(tmp_path_factory.mktemp("property"), sizes)
+    data = dataset(folder, order="shuffle" if shuffle else "window", window=window, partitions=partitions)
+    batch = share * partitions * np.lcm(*worlds).item()
+    whole = read(data, resumed + 3, batch_size=batch, world_size=worlds[0])
+    rest = read(data, 3, batch_size=batch, world_size=worlds[1], position=resumed * batch)
+    assert whole[resumed * batch :] == rest
+    count = sum(sizes)
+    positions = whole[: len(whole) // count * count]
+    if partitions == 1:  # else a batch is laid out by parts
+        assert all(sorted(positions[i : i + count]) == list(range(count)) for i in range(0, len(positions), count))
 
 
-@given(count=st.integers(1, 50), seed=st.integers(0, 2**40), epoch=st.integers(0, 20))
-def test_each_epoch_holds_each_picture_once(count, seed, epoch):
-    assert sorted(Order(count, seed).samples(epoch * count, (epoch + 1) * count).tolist()) == list(range(count))
+def test_another_batch_size_goes_on_at_the_same_image(uneven):
+    data = dataset(uneven)
+    whole = read(data, 30, batch_size=4)
+    assert read(data, 4, batch_size=10, position=40) == whole[40:80]
+    assert read(data, 1, batch_size=3 * COUNT)[:40] == whole[:40]
 
 
-@given(count=st.integers(1, 20), start=st.integers(0, 60), lengths=st.lists(st.integers(1, 70), max_size=5))
-def test_the_order_does_not_depend_on_the_pieces_it_is_asked_for_in(count, start, lengths):
-    order = Order(count, 0)
-    pieces = []
-    for length in lengths:
-        begin = start + sum(map(len, pieces))
-        pieces.append(order.samples(begin, begin + length).tolist())
-    whole = Order(count, 0).samples(start, start + sum(lengths)).tolist() if lengths else []
-    assert [sample for piece in pieces for sample in piece] == whole
+def test_with_partitions_another_batch_size_reads_the_same_images(uneven):
+    data = dataset(uneven, partitions=2)
+    assert sorted(read(data, 10, batch_size=4)) == sorted(read(data, 4, batch_size=10))
 
 
-def test_epochs_and_seeds_have_their_own_order():
-    orders = [
-        Order(COUNT, seed).samples(epoch * COUNT, (epoch + 1) * COUNT).tolist() for seed in (0, 1) for epoch in (0, 1)
-    ]
-    assert len({tuple(order) for order in orders}) == 4
-
-
-def test_the_order_is_pinned():
-    """A run that is gone on with by another version must see the same pictures."""
-    assert Order(10, 0).samples(5, 15).tolist() == PINNED
-
-
-PINNED = [1, 5, 9, 3, 6, 1, 6, 7, 9, 3]
-
-
-def test_a_batch_may_be_larger_than_the_data(sets):
-    pixels, _ = read(sets[4], 1, batch_size=3 * COUNT)
-    assert len(torch.unique(pixels.flatten(1), dim=0)) == COUNT
-
-
-def test_an_image_is_read_when_it_is_asked_for_in_grey(sets, tmp_path):
-    prepare("shapes", None, tmp_path, resolution=16, channels=1, count=8, workers=1)
-    pixels, _ = read(open_shards(tmp_path), 1, batch_size=8, channels=1)
-    assert pixels.shape == (8, 1, 16, 16) and pixels.dtype == torch.uint8
-
-
-def test_shards_without_labels_have_minus_one(tmp_path):
-    for i in range(3):
-        (tmp_path / "in").mkdir(exist_ok=True)
-        Image.new("RGB", (16, 16), (i, 0, 0)).save(tmp_path / "in" / f"{i}.png")
-    prepare("images", tmp_path / "in", tmp_path / "out", resolution=16, workers=1)
-    assert read(open_shards(tmp_path / "out"), 1, batch_size=3)[1].tolist() == [-1, -1, -1]
-
-
-class TestDamage:
-    @pytest.fixture
-    def broken(self, sets, tmp_path):
-        """A copy of the two shards, opened before anything happens to it."""
-        shutil.copytree(sets[2].paths[0].parent, tmp_path / "broken")
-        return open_shards(tmp_path / "broken")
-
-    @pytest.mark.parametrize("threads", [1, 3])
-    def test_a_shard_cut_short_is_named(self, broken, threads):
-        shard = broken.paths[1]
-        data = shard.read_bytes()
-        shard.write_bytes(data[: len(data) // 2])
-        with pytest.raises(
-            DataError, match=rf"{shard}: picture \d+ at byte \d+: the shard ends after \d+ of its \d+ bytes"
-        ):
-            read(broken, 3, batch_size=10, threads=threads)
-
-    def test_a_corrupt_picture_is_named(self, broken):
-        row = broken.samples[7]
-        shard = broken.paths[row["shard"]]
-        data = bytearray(shard.read_bytes())
-        data[row["offset"] + 8 : row["offset"] + row["size"]] = bytes(int(row["size"]) - 8)
-        shard.write_bytes(data)
-        with pytest.raises(DataError, match=f"{shard}: picture 7 at byte {row['offset']}: .*prepare the shards again"):
-            read(broken, 3, batch_size=10)
-
-    def test_a_shard_that_is_gone_is_named(self, broken):
-        broken.paths[0].unlink()
-        with pytest.raises(DataError, match=f"{broken.paths[0]}: .*No such file"):
-            read(broken, 3, batch_size=10)
-
-    @pytest.mark.parametrize("asked", [{"resolution": 32}, {"channels": 1, "resolution": 20}])
-    def test_a_picture_of_another_size_is_named_with_both_sizes(self, sets, asked):
-        with pytest.raises(
-            DataError, match=r"\.tar: picture \d+ .*it has shape \(\d, 16, 16\), and the config asks for"
-        ):
-            read(sets[1], 1, batch_size=4, **asked)
-
-    def test_what_was_read_before_the_damage_is_still_given(self, broken):
-        order = Order(COUNT, 5).samples(0, COUNT)
-        row = broken.samples[order[12]]
-        shard = broken.paths[row["shard"]]
-        data = bytearray(shard.read_bytes())
-        data[row["offset"]] = 0
-        shard.write_bytes(data)
-        stream = Stream(broken, resolution=16, channels=3, batch_size=5, seed=5)
-        assert [len(next(stream).labels) for _ in range(2)] == [5, 5]
-        with pytest.raises(DataError, match=f"picture {order[12]} "):
-            next(stream)
+def test_a_machine_reads_the_shards_of_its_parts_alone(tmp_path):
+    folder = write_shards(tmp_path, [8] * 8)
+    data = dataset(folder, order="window", window=4, partitions=2)
+    seen = []
+    for rank in range(2):
+        stream = data.stream(8, 0, 0, Place(rank, 2))
+        seen.append({number // 8 for _ in range(32) for number in numbers_of(next(stream).pixels)})
         stream.close()
+    assert len(seen[0] & seen[1]) <= 1 and len(seen[0] | seen[1]) == 8
+
+
+def test_every_kind_of_picture_and_label_is_read(tmp_path):
+    members, pixels = [], pixels_of(300)
+    for number, form in enumerate(["png", "webp", "npy", "raw"]):
+        members += [(f"{number}.{form}", encoded(pixels, form)), (f"{number}.cls", str(number).encode())]
+    members += [("4.npy", encoded(np.ascontiguousarray(pixels.transpose(2, 0, 1)), "npy")), ("4.txt", b"4\n")]
+    members += [("5.jpg", encoded(np.full_like(pixels, 200), "jpg")), ("5.json", b'{"label": 5}')]
+    write_tar(tmp_path / "x.tar", members)
+    stream = dataset(tmp_path).stream(6, 0, 0, Place())
+    batch = next(stream)
+    stream.close()
+    for picture, label in zip(batch.pixels, batch.labels.tolist(), strict=True):
+        if label == 5:
+            assert (picture.int() - 200).abs().max() <= 1
+        else:
+            assert numbers_of(picture[None]) == [300], label
+    assert batch.pixels.dtype == torch.uint8 and sorted(batch.labels.tolist()) == list(range(6))
+
+
+def test_grey_is_read_from_grey_and_from_colour(tmp_path):
+    pixels = pixels_of(1)
+    luma = np.round(pixels @ [0.299, 0.587, 0.114]).astype(int)
+    write_tar(tmp_path / "x.tar", [("0.png", encoded(pixels, "png")), ("1.npy", encoded(pixels, "npy"))])
+    data = open_dataset(Data(shards=str(tmp_path), resolution=16, channels=1, tier="stream", fit="crop"))
+    stream = data.stream(2, 0, 0, Place())
+    batch = next(stream).pixels
+    stream.close()
+    assert batch.shape == (2, 1, 16, 16)
+    assert np.abs(batch[:, 0].numpy().astype(int) - luma).max() <= 1
+
+
+@pytest.mark.parametrize("form", ["png", "npy"])
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (16, 16), (50, 16), (9, 12), (27, 12)])
+def test_crop_takes_the_middle_square_as_pil_would(tmp_path, size, form):
+    from PIL import Image
+
+    width, height = size
+    ramp = np.linspace(0, 255, width * height * 3).reshape(height, width, 3).astype(np.uint8)
+    write_tar(tmp_path / "x.tar", [(f"0.{form}", encoded(ramp, form))])
+    stream = dataset(tmp_path, fit="crop").stream(1, 0, 0, Place())
+    found = next(stream).pixels[0].permute(1, 2, 0).numpy().astype(int)
+    stream.close()
+    edge = min(size)
+    left, top = (width - edge) // 2, (height - edge) // 2
+    square = Image.fromarray(ramp).crop((left, top, left + edge, top + edge))
+    wanted = np.asarray(square.resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(found - wanted).max() <= 2
+
+
+def test_shards_without_labels_have_minus_one(uneven):
+    stream = dataset(uneven).stream(4, 0, 0, Place())
+    assert next(stream).labels.tolist() == [-1] * 4
+    stream.close()
+
+
+def test_held_out_pictures_are_never_trained_on_and_are_the_same_for_every_seed(uneven):
+    for holdout in ("20 images", "2 shards", "x-00002.tar", ["x-0000[01].tar", "x-00004.tar"]):
+        data = dataset(uneven, holdout=holdout)
+        count = len(data.split.train)
+        trained = set(read(data, 2 * count, batch_size=1, seed=3))
+        held = []
+        for seed in (0, 1):
+            stream = data.held_out(COUNT - count, seed, 0, Place())
+            held.append(numbers_of(next(stream).pixels))
+            stream.close()
+        assert sorted(held[0]) == sorted(held[1]) and len(set(held[0])) == COUNT - count
+        assert trained | set(held[0]) == set(range(COUNT)) and not trained & set(held[0])
 
 
 def stream_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("stream")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("stream", "shards"))]
 
 
-def open_files(shards: ShardSet) -> int:
+def open_files(folder) -> int:
     targets = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
-    return sum(str(path) in targets for path in shards.paths)
+    return sum(target.startswith(str(folder)) and target.endswith(".tar") for target in targets)
 
 
+@pytest.mark.parametrize("tier", ["stream", "memory", "device"])
 @pytest.mark.parametrize("batches", [0, 1])
-def test_closing_leaves_no_thread_and_no_file(sets, batches):
-    stream = Stream(sets[4], resolution=16, channels=3, batch_size=12, seed=0, threads=3)
+def test_closing_leaves_no_thread_and_no_file(uneven, batches, tier):
+    before = len(stream_threads())
+    stream = dataset(uneven, tier=tier).stream(12, 0, 0, Place(cores=3))
     for _ in range(batches):
         next(stream)
-        assert stream_threads()
     stream.close()
-    assert not stream_threads() and not open_files(sets[4])
+    assert len(stream_threads()) == before and not open_files(uneven)
 
 
-def test_the_time_spent_waiting_is_counted(sets):
-    stream = Stream(sets[1], resolution=16, channels=3, batch_size=20, seed=0, threads=1)
+def test_the_time_spent_waiting_is_counted(uneven):
+    stream = dataset(uneven).stream(20, 0, 0, Place())
     assert stream.wait_seconds == 0
     next(stream)
     assert 0 < stream.wait_seconds < 10

@@ -1,0 +1,205 @@
+"""The pictures that a config names, opened and checked, and the streams that are read from them."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from distgan.config.schema import Data
+from distgan.data.index import ShardSet, check_against, open_shards
+from distgan.data.indexing import Caching, default_caching
+from distgan.data.place import Place
+from distgan.data.remote import check_url, is_remote, shown
+from distgan.data.specs import named_shards
+from distgan.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from distgan.data.holdout import Split
+    from distgan.data.reader import Pictures
+    from distgan.data.stream import BatchStream, Plan
+
+
+class Dataset(Protocol):
+    """What a run reads its pictures from."""
+
+    fingerprint: str
+    """16 hexadecimal digits of what is in it; another training set has others."""
+
+    def summary(self) -> str:
+        """A line for a person."""
+
+    def stream(self, batch_size: int, seed: int, position: int, place: Place) -> BatchStream:
+        """The batches of one process from a position (images of the global stream) on."""
+
+    def first(self, count: int, seed: int) -> torch.Tensor:
+        """The first pictures of the stream, uint8 [count or less, C, H, W]."""
+
+
+def open_dataset(data: Data) -> Dataset:
+    """Opens what `data` names. Loads no torch. Raises `DataError` or `ConfigError` where it cannot be read or does not
+    fit the config."""
+    caching = caching_of(data)
+    if data.order == "resampled":
+        return Unindexed(data)
+    shards = open_shards(data.shards, caching)
+    check_against(shards, data.resolution, data.channels, data.classes, data.fit)
+    _check_cache(shards, data, caching)
+    return Indexed(data, shards, caching)
+
+
+def caching_of(data: Data) -> Caching:
+    """Where `data` keeps remote shards and indexes."""
+    standard = default_caching()
+    folder = Path(data.cache).expanduser() if data.cache else standard.folder
+    return Caching(folder, data.cache_size.bytes, data.allow_shell)
+
+
+class Indexed:
+    """Shards with an index: exact, and the same for every number of processes."""
+
+    def __init__(self, data: Data, shards: ShardSet, caching: Caching) -> None:
+        self.data, self.shards, self._caching = data, shards, caching
+        self.fingerprint = shards.fingerprint
+
+    @cached_property
+    def split(self) -> Split:
+        """The samples to train on, and those held out."""
+        from distgan.data.holdout import split
+
+        return split(self.shards, self.data.holdout)
+
+    def summary(self) -> str:
+        text = f"{self.shards.count} pictures in {len(self.shards.shards)} shards"
+        return f"{text}, {len(self.split.held_out)} held out" if self.data.holdout else text
+
+    def stream(self, batch_size: int, seed: int, position: int, place: Place) -> BatchStream:
+        """Raises ReadError where memory for the whole set was asked for and cannot be had."""
+        from distgan.data.tiers import open_tier
+
+        plan = self._plan(self.split.train, batch_size, seed, position, place)
+        return open_tier(self.data, plan, self._pictures(self.split.train), place)
+
+    def held_out(self, batch_size: int, seed: int, position: int, place: Place) -> BatchStream:
+        """As `stream`, of the pictures that are never trained on, in an order of their own.
+
+        Raises `ConfigError` where `data.holdout` holds none out."""
+        from distgan import randomness
+        from distgan.data.stream import Stream
+
+        if not len(self.split.held_out):
+            raise ConfigError('data.holdout is not set; set for example data.holdout: "1000 images"')
+        plan = self._plan(self.split.held_out, batch_size, randomness.key(seed, "held out"), position, place)
+        return Stream(plan, self._pictures(self.split.held_out), threads=1)
+
+    def first(self, count: int, seed: int) -> torch.Tensor:
+        import torch
+
+        from distgan.data.decode import as_pictures
+
+        count = min(count, len(self.split.train))
+        pictures = self._pictures(self.split.train)
+        rows = torch.empty(count, pictures.decoder.bytes, dtype=torch.uint8)
+        plan = self._plan(self.split.train, count, seed, 0, Place(), partitions=1)
+        try:
+            pictures.read(plan.batch(0), rows, torch.empty(count, dtype=torch.int64))
+        finally:
+            pictures.shelf.close()
+        return as_pictures(rows, pictures.decoder.shape)
+
+    def _plan(
+        self, samples, batch_size: int, seed: int, position: int, place: Place, partitions: int | None = None
+    ) -> Plan:
+        from distgan.data.order import Order
+        from distgan.data.stream import Plan
+
+        data, partitions = self.data, partitions or self.data.partitions
+        window = data.window if data.order == "window" else None
+        shard_of = self.shards.samples["shard"][samples] if window or data.partitions > 1 else None
+        order = Order(len(samples), seed, shard_of=shard_of, window=window, partitions=data.partitions)
+        return Plan(
+            order,
+            None if len(samples) == self.shards.count else samples,
+            batch_size=batch_size,
+            rank=place.rank,
+            world_size=place.world_size,
+            position=position,
+            partitions=partitions,
+        )
+
+    def _pictures(self, allowed) -> Pictures:
+        import numpy as np
+
+        from distgan.data.decode import Decoder
+        from distgan.data.reader import Pictures
+        from distgan.data.shelf import Shelf
+
+        data, shards = self.data, self.shards
+        cache = self._caching.open() if any(shard.is_remote for shard in shards.shards) else None
+        mask = None
+        if len(allowed) < shards.count:
+            mask = np.zeros(shards.count, bool)
+            mask[allowed] = True
+        decoder = Decoder(data.resolution, data.channels, data.fit)
+        return Pictures(
+            shards, decoder, Shelf(shards.shards, cache), bad=data.bad_pictures, limit=data.bad_limit, allowed=mask
+        )
+
+
+class Unindexed:
+    """Shards read by webdataset's own pipeline, with replacement: neither exact nor the same for every number of
+    processes."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self.places = [place for place, _ in named_shards(data.shards)]
+        for place in self.places:
+            if is_remote(place):
+                check_url(place, data.allow_shell)
+        names = "\n".join(shown(place) if is_remote(place) else Path(place).name for place in self.places)
+        self.fingerprint = hashlib.blake2b(names.encode(), digest_size=8).hexdigest()
+
+    def summary(self) -> str:
+        return f"{len(self.places)} shards, drawn with replacement: not exact (data.order: resampled)"
+
+    def stream(self, batch_size: int, seed: int, position: int, place: Place) -> BatchStream:
+        from distgan.data.decode import Decoder
+        from distgan.data.resampled import ResampledStream
+        from distgan.data.tiers import on_device
+
+        data = self.data
+        batches = ResampledStream(
+            self.places,
+            Decoder(data.resolution, data.channels, data.fit),
+            batch_size=batch_size,
+            seed=seed,
+            rank=place.rank,
+            world_size=place.world_size,
+            workers=data.threads or place.cores,
+            position=position,
+            bad=data.bad_pictures,
+            limit=data.bad_limit,
+            allow_shell=data.allow_shell,
+            pin=place.device != "cpu",
+        )
+        return on_device(batches, place.device)
+
+    def first(self, count: int, seed: int) -> torch.Tensor:
+        batches = self.stream(count, seed, 0, Place())
+        try:
+            return next(batches).pixels
+        finally:
+            batches.close()
+
+
+def _check_cache(shards: ShardSet, data: Data, caching: Caching) -> None:
+    """Raises `ConfigError` where all remote shards are in use at once and the cache cannot hold them."""
+    remote = sum(shard.bytes for shard in shards.shards if shard.is_remote)
+    if data.order == "shuffle" and remote > caching.limit:
+        raise ConfigError(
+            f"data.cache_size: {data.cache_size} cannot hold the {remote / 1e9:.1f} GB of remote shards, all of which "
+            "data.order shuffle has in use at once; make it larger, or use data.order: window"
+        )

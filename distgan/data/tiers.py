@@ -1,0 +1,69 @@
+"""Where a set is kept while it is trained on: on the device, in memory that the processes of a machine share, or in its
+shards. One order and the same bits, whichever it is."""
+
+from __future__ import annotations
+
+import torch
+
+from distgan.config.schema import Data
+from distgan.data.on_device import CopiedAhead, Resident, ResidentStream
+from distgan.data.place import Place
+from distgan.data.reader import Pictures
+from distgan.data.shared_pictures import SharedPictures, available_memory, needed
+from distgan.data.stream import BatchStream, Plan, Stream
+from distgan.errors import ConfigError
+
+_SHARE_OF_MEMORY, _SHARE_OF_DEVICE = 1 / 4, 1 / 4
+"""Of what is free, how much `data.tier: auto` takes for pictures."""
+
+
+def open_tier(data: Data, plan: Plan, pictures: Pictures, place: Place) -> BatchStream:
+    """The stream of a plan from the tier that the config names, or that the sizes suggest.
+
+    The processes of a machine call it together: the first decides for all. Raises `ConfigError` where a tier that is
+    asked for has no room.
+    """
+    threads = data.threads or place.cores
+    device = torch.device(place.device)
+    tier = data.tier if data.tier != "auto" else _suggested(pictures, device)
+    memory, told = None, tier
+    if place.local_rank == 0:
+        _check_room(tier, data.tier, pictures, device)
+        if tier == "memory" or (tier == "device" and place.local_size > 1):
+            memory = SharedPictures(pictures, pictures.count)
+            told = f"{tier} {memory.address}"
+    tier, _, address = place.share(told).partition(" ")
+    if address and memory is None:
+        memory = SharedPictures(pictures, pictures.count, None if address == "None" else address)
+    if tier == "device":
+        first = place.local_rank / place.local_size
+        return ResidentStream(plan, Resident(pictures, memory, device, threads, first))
+    batches = Stream(plan, pictures, memory, threads=threads, pin=device.type == "cuda")
+    return on_device(batches, place.device)
+
+
+def on_device(batches: BatchStream, device: str) -> BatchStream:
+    """The batches, copied ahead where the device is not the host."""
+    return CopiedAhead(batches, torch.device(device)) if torch.device(device).type == "cuda" else batches
+
+
+def _suggested(pictures: Pictures, device: torch.device) -> str:
+    length = pictures.decoder.bytes
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        if pictures.count * (length + 8) <= free * _SHARE_OF_DEVICE:
+            return "device"
+    room = available_memory() * _SHARE_OF_MEMORY
+    return "memory" if needed(pictures.count, length) <= room else "stream"
+
+
+def _check_room(tier: str, asked: str, pictures: Pictures, device: torch.device) -> None:
+    if asked == "auto" or tier == "stream":
+        return
+    size = needed(pictures.count, pictures.decoder.bytes)
+    free = torch.cuda.mem_get_info(device)[0] if tier == "device" and device.type == "cuda" else available_memory()
+    if size > free:
+        raise ConfigError(
+            f"data.tier: {tier}: the pictures take {size / 1e9:.1f} GB decoded, and {free / 1e9:.1f} GB are free; use "
+            "data.tier: stream, or a lower data.resolution"
+        )
