@@ -10,10 +10,23 @@ from parity.cases import Subject, batch_of
 from parity.processes import make_phase, make_runtime, objective_of, prepared
 from torch.amp import GradScaler
 
-from distgan.phases import Inputs, gradients
+from distgan.assembly import make_critic, make_generator
+from distgan.config import load_config
+from distgan.phases import Inputs, Phases, gradients
+from distgan.runtime import Runtime
 
 HALF = ["train.precision=fp16", "critic.optimizer={lr: 2e-3}", "generator.optimizer={lr: 1e-3}"]
 SCALING = ("critic/skipped_updates", "critic/loss_scale", "generator/skipped_updates", "generator/loss_scale")
+
+
+def make_phases(runtime: Runtime) -> Phases:
+    config = load_config([TINY], ["train.precision=fp16"])
+    torch.manual_seed(0)
+    generator, critic = runtime.place(make_generator(config)).train(), runtime.place(make_critic(config)).train()
+    phases = Phases(config, runtime, generator, critic)
+    for phase in phases:
+        phase.scaler = GradScaler("cpu", init_scale=1.0)
+    return phases
 
 
 @pytest.fixture
@@ -65,6 +78,34 @@ def test_a_run_whose_every_update_overflows_says_so(tiny, tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "every update of the critic overflows fp16; use train.precision: bf16" in done.stderr
     assert (tmp_path / "wild" / "status").read_text() == "failed\n"
+
+
+def generated(rank: int, overflows: bool) -> tuple[bool, torch.Tensor, dict]:
+    """Whether the gradients were finite in an update of a generator with batch norm, what it makes afterwards of other
+    latents, and its statistics. With `overflows` its first layer is too large for fp16 in that update."""
+    runtime = make_runtime("fp16")
+    phases = make_phases(runtime)
+    generator, phase = phases.generator, phases.generator_phase
+    first = next(iter(generator.parameters()))
+    kept = first.detach().clone()
+    with torch.no_grad():
+        first.mul_(1e6 if overflows else 1)
+    phases.begin(phase, 0.0)
+    phases.gradients(phase, Inputs(None, None, phases.keys(phase, 0, 0)), 0)
+    finite = all(bool(parameter.grad.isfinite().all()) for parameter in generator.parameters())
+    with torch.no_grad():
+        first.copy_(kept)
+    made = phases.generate(Inputs(None, None, phases.keys(phase, 1, 0)))
+    return finite, made, {name: buffer.clone() for name, buffer in generator.named_buffers()}
+
+
+def test_an_overflow_in_the_generator_is_not_kept_in_its_batch_norm(tmp_path):
+    one, other = in_processes(2, tmp_path / "broken", generated, True)
+    finite, made, statistics = one
+    assert not finite and made.isfinite().all()
+    assert all(buffer.isfinite().all() for buffer in statistics.values()) and len(statistics) > 3
+    torch.testing.assert_close(statistics, other[2], rtol=0, atol=0)
+    assert in_processes(1, tmp_path / "whole", generated, False)[0][0], "it overflows without a cause"
 
 
 def updates(rank: int, broken: int | None) -> list[tuple[float, int, dict]]:
