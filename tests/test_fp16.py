@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
 from forked import in_processes
@@ -12,7 +16,7 @@ from torch.amp import GradScaler
 
 from distgan.assembly import make_critic, make_generator
 from distgan.config import load_config
-from distgan.phases import Inputs, Phases, gradients
+from distgan.phases import LEAST_SCALE, Inputs, Phases, gradients
 from distgan.runtime import Runtime
 
 HALF = ["train.precision=fp16", "critic.optimizer={lr: 2e-3}", "generator.optimizer={lr: 1e-3}"]
@@ -76,8 +80,48 @@ def test_a_run_whose_every_update_overflows_says_so(tiny, tmp_path):
     wild = ["train.precision=fp16", "critic.optimizer={lr: 1e4}", "train.length=60 steps"]
     done = train(*tiny("wild", *wild), check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "every update of the critic overflows fp16; use train.precision: bf16" in done.stderr
+    assert "nearly every update of the critic overflows fp16; use train.precision: bf16" in done.stderr
     assert (tmp_path / "wild" / "status").read_text() == "failed\n"
+
+
+class TestJudgement:
+    """Of updates whose gradients are given, in one phase; the other one's are always finite."""
+
+    @staticmethod
+    def judged(overflows: Callable[[int], bool], count: int, every: int) -> tuple[Phases, list[list[str]]]:
+        """What is answered every `every` updates of the critic, where update i overflows if `overflows(i)`."""
+        phases, answers = make_phases(make_runtime("fp16")), []
+        tried = {phase.name: 0 for phase in phases}
+        for number in range(count):
+            for phase in phases:
+                phase.scaler.scale(torch.zeros(()))  # it makes its tensors when first used
+                value = float("inf") if phase.name == "critic" and overflows(number) else 1e-3
+                for parameter in phase.network.parameters():
+                    parameter.grad = torch.full_like(parameter, value)
+                phase.scaler.unscale_(phase.optimizer)
+                phases.apply(phase)
+                tried[phase.name] += 1
+            if (number + 1) % every == 0:
+                answers.append(phases.hopeless(tried))
+        return phases, answers
+
+    def test_overflows_now_and_then_for_good_end_no_run_and_leave_a_loss_scale(self):
+        phases, answers = self.judged(lambda number: number % 3 == 0, count=120, every=1)
+        assert answers == [[]] * 120
+        assert phases.critic_phase.scaler.get_scale() == LEAST_SCALE, "gradients would vanish below"
+        assert phases.scaling({"critic": 120, "generator": 120})["critic/skipped_updates"] == 40
+
+    @pytest.mark.parametrize("every", [1, 7, 50])
+    @pytest.mark.parametrize("seldom", [10**6, 30])
+    def test_updates_that_nearly_all_overflow_end_it_soon(self, every, seldom):
+        _, answers = self.judged(lambda number: number % seldom != 5, count=150, every=every)
+        first = answers.index(["critic"])
+        assert (first + 1) * every <= 100 and not any(answers[:first])
+
+    @pytest.mark.parametrize("every", [1, 5, 10, 25])
+    def test_a_scale_that_had_to_fall_all_the_way_is_no_reason(self, every):
+        _, answers = self.judged(lambda number: number < 10, count=100, every=every)
+        assert not any(answers)
 
 
 def generated(rank: int, overflows: bool) -> tuple[bool, torch.Tensor, dict]:
@@ -106,6 +150,34 @@ def test_an_overflow_in_the_generator_is_not_kept_in_its_batch_norm(tmp_path):
     assert all(buffer.isfinite().all() for buffer in statistics.values()) and len(statistics) > 3
     torch.testing.assert_close(statistics, other[2], rtol=0, atol=0)
     assert in_processes(1, tmp_path / "whole", generated, False)[0][0], "it overflows without a cause"
+
+
+def expected_skips(line: dict, phase: str) -> int:
+    """The scale starts at 65,536, is halved by each skip, and grows after 2,000 updates without one."""
+    return round(math.log2(65536.0 / line[f"{phase}/loss_scale"]))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_skipped_updates_are_counted_right_after_the_critic_steps_have_changed(tiny, tmp_path, steps):
+    train(*tiny("run", *HALF, "train.length=10 steps"))
+    train(*tiny("run", *HALF, "train.length=14 steps", f"train.critic_steps={steps}"), "--allow-config-change")
+    for line in lines(tmp_path / "run"):
+        for phase in ("critic", "generator"):
+            assert line[f"{phase}/skipped_updates"] == expected_skips(line, phase)
+    assert line["step"] == 14 and line["critic/skipped_updates"] > 0
+
+
+def test_a_checkpoint_that_does_not_know_how_many_updates_were_tried_is_gone_on_with(tiny, tmp_path):
+    train(*tiny("run", *HALF, "train.length=10 steps"))
+    state = tmp_path / "run" / "checkpoints" / "00000010" / "state.json"
+    record = json.loads(state.read_text())
+    assert record["progress"].pop("tried") == {"critic": 20, "generator": 10}
+    state.write_text(json.dumps(record))
+    train(*tiny("run", *HALF, "train.length=12 steps"))
+    line = lines(tmp_path / "run")[-1]
+    assert [line[f"{phase}/skipped_updates"] for phase in ("critic", "generator")] == [
+        expected_skips(line, phase) for phase in ("critic", "generator")
+    ]
 
 
 def updates(rank: int, broken: int | None) -> list[tuple[float, int, dict]]:
