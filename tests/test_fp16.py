@@ -53,7 +53,8 @@ def test_in_200_steps_the_loss_scale_settles_alike_on_one_process_and_on_two(tin
             assert scale == 65536.0 / 2**skipped
             assert skipped - run[99][f"{phase}/skipped_updates"] <= 1, "settled in the first half"
         assert all(value is not None for line in run[100:] for value in line.values())
-        assert 0.7 < run[-1]["critic/grad_norm_mean"] < 1.5, "the penalty does its work"
+        norms = [line["critic/grad_norm_mean"] for line in run[-20:]]  # a single one is off by a half now and then
+        assert 0.7 < sum(norms) / len(norms) < 1.5, "the penalty does its work"
     for name in ("critic/loss_scale", "generator/loss_scale"):
         assert 0.5 <= one[-1][name] / two[-1][name] <= 2, "what nearly overflows on one may not on the other"
 
