@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from distgan.config import Config, process_conflicts, raise_mistakes
+from distgan.config import Config, flatten, process_conflicts, raise_mistakes
 from distgan.errors import ConfigError
 from distgan.networks.norms import batch_norms
+
+_OWN = ("data.shards", "data.threads", "train.micro_batch", "train.device", "train.compile")
+"""Keys that may differ between the machines of a run: where the same pictures are, and how the same is computed."""
 
 _MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -30,6 +33,7 @@ class Runtime:
     """Device, rank and world size of this process, and the collective operations of the trainer."""
 
     def __init__(self, config: Config) -> None:
+        """Raises ConfigError, on all processes alike, when they were given different configs."""
         check_launch()
         cuda = torch.cuda.is_available() and config.train.device != "cpu" and not _cpu_asked_for()
         if config.train.device == "cuda" and not cuda:
@@ -55,6 +59,24 @@ class Runtime:
             torch.backends.cudnn.deterministic = True
         else:
             torch.set_num_threads(cores_of_a_process(self.accelerator.num_processes))
+        self._require_one(config)
+
+    def _require_one(self, config: Config) -> None:
+        if self.world_size == 1:
+            return
+        all_values: list[dict] = [{}] * self.world_size
+        dist.all_gather_object(all_values, {k: v for k, v in flatten(config).items() if k not in _OWN})
+        first = all_values[0]
+        mistakes = {}
+        for rank, values in enumerate(all_values):
+            for key in sorted(first.keys() | values.keys()):
+                one, other = first.get(key, "(not there)"), values.get(key, "(not there)")
+                if one != other:
+                    mistakes.setdefault(key, f"{key}: {one} on process 0, {other} on process {rank}")
+        if mistakes:
+            raise ConfigError(
+                "\n".join(["the processes have different configs; start all with the same one", *mistakes.values()])
+            )
 
     def place(self, module: nn.Module) -> nn.Module:
         """The module on this process's device, in its dtype and memory format, its batch norms made global."""
