@@ -175,6 +175,17 @@ class Runtime:
         largest, smallest = bounds.chunk(2)
         return torch.equal(largest, -smallest)
 
+    def from_main(self, find: Callable[[], int]) -> int:
+        """What `find` returns on the main process, which alone calls it; the others wait, for as long as a day.
+
+        Over gloo with a time-out of its own: NCCL would keep the devices busy, and take minutes for a failure."""
+        if self.world_size == 1:
+            return find()
+        group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        found = torch.tensor(find() if self.is_main else 0)
+        dist.broadcast(found, src=0, group=group)
+        return int(found)
+
     def close(self) -> None:
         """The orderly end. Not for failures: it waits for the others, who may be waiting for this process."""
         if dist.is_initialized():
