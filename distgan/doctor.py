@@ -60,10 +60,14 @@ def _precisions(config: Config) -> list[Config]:
 
 
 def _measured(config: Config) -> Check:
+    import torch
+
     from distgan.parity.check import Check
     from distgan.runtime import Runtime
 
     runtime = Runtime(config)
+    if runtime.compiles:
+        torch._dynamo.reset()  # it compiles one function so often and no more, and would then run it eagerly
 
     def tell(text: str) -> None:
         if runtime.is_main:
