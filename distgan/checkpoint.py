@@ -38,6 +38,8 @@ class Progress:
     """Id of the W&B run that all starts share."""
     data: str | None = None
     """Fingerprint of the pictures."""
+    tried: dict[str, int] = field(default_factory=dict)
+    """Updates of each network, those too that fp16 skipped. Checkpoints of older versions have none of it."""
 
 
 @dataclass

@@ -18,6 +18,12 @@ from distgan.runtime import Runtime
 from distgan.schedules import learning_rate
 from distgan.weights import clamp
 
+LEAST_SCALE = 2.0**-10
+"""The loss scale of fp16 goes no lower: gradients would vanish, and what still overflows is not in the backward."""
+
+JUDGED = 20
+"""Updates over which it is judged whether a network can be trained in fp16 at all."""
+
 
 class Inputs(NamedTuple):
     """What one update of one process works on; row i is one position of the global batch."""
@@ -89,6 +95,7 @@ class Phases:
         self.positions = runtime.rank * self.local + torch.arange(self.local, device=runtime.device)
         self.critic_phase = self._critic_phase(critic)
         self.generator_phase = self._generator_phase(critic)
+        self._judged: dict[str, tuple[int, int, bool]] = {}
 
     def __iter__(self) -> Iterator[Phase]:
         return iter((self.critic_phase, self.generator_phase))
@@ -114,19 +121,37 @@ class Phases:
 
     def apply(self, phase: Phase) -> None:
         """The optimiser's step with these gradients; with fp16, none when they are not finite."""
-        phase.scaler.step(phase.optimizer)
-        phase.scaler.update()
+        scaler = phase.scaler
+        scaler.step(phase.optimizer)
+        scaler.update()
+        if scaler.is_enabled():
+            scaler.update(scaler.scale(torch.ones((), device=self.runtime.device)).clamp(min=LEAST_SCALE))
         if phase.clip is not None:
             clamp(phase.network, phase.clip)
 
-    def scaling(self, step: int) -> dict[str, float]:
-        """With fp16, for each phase its loss scale, and the updates skipped in all. Waits for the device."""
+    def scaling(self, tried: dict[str, int]) -> dict[str, float]:
+        """With fp16, for each phase its loss scale, and how many of the `tried` updates were skipped. Waits for the
+        device."""
         found = {}
         for phase in self:
             if phase.scaler.is_enabled():
-                done = next((int(fields["step"]) for fields in phase.optimizer.state.values()), 0)
-                found[f"{phase.name}/skipped_updates"] = step * phase.repeats - done
+                found[f"{phase.name}/skipped_updates"] = _skipped(phase, tried)
                 found[f"{phase.name}/loss_scale"] = phase.scaler.get_scale()
+        return found
+
+    def hopeless(self, tried: dict[str, int]) -> list[str]:
+        """The phases that skip nearly all updates with the least loss scale there is.
+
+        Judged are the updates since this was last answered, once they are JUDGED. Waits for the device."""
+        found = []
+        for phase in self:
+            tried_before, skipped_before, was_least = self._judged.get(phase.name, (0, 0, False))
+            since = tried[phase.name] - tried_before
+            if phase.scaler.is_enabled() and since >= JUDGED:
+                skipped, is_least = _skipped(phase, tried), phase.scaler.get_scale() <= LEAST_SCALE
+                self._judged[phase.name] = tried[phase.name], skipped, is_least
+                if was_least and is_least and skipped - skipped_before >= 0.9 * since:
+                    found.append(phase.name)
         return found
 
     def _latent(self, keys: Tensor) -> Tensor:
@@ -172,3 +197,8 @@ class Phases:
             schedule=config.generator.optimizer,
             fresh_reals=False,
         )
+
+
+def _skipped(phase: Phase, tried: dict[str, int]) -> int:
+    done = next((int(fields["step"]) for fields in phase.optimizer.state.values()), 0)
+    return tried[phase.name] - done

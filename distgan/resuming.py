@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distgan.config import Config, read_config
+from distgan.config import Config, flatten, read_config
 from distgan.errors import ConfigError
 from distgan.run_folder import RunFolder
 
@@ -45,18 +45,3 @@ def check_resumable(folder: RunFolder, config: Config, allow: bool) -> None:
                 ]
             )
         )
-
-
-def flatten(config: Config) -> dict[str, object]:
-    """Every value by its key path."""
-    result: dict[str, object] = {}
-
-    def walk(tree: dict, prefix: str) -> None:
-        for key, value in tree.items():
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{key}.")
-            else:
-                result[prefix + key] = value
-
-    walk(config.model_dump(mode="json"), "")
-    return result

@@ -19,9 +19,15 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from distgan.config import Config, process_conflicts, raise_mistakes
+from distgan.config import Config, flatten, process_conflicts, raise_mistakes
 from distgan.errors import ConfigError
 from distgan.networks.norms import batch_norms
+
+_OWN = (
+    *("data.shards", "data.threads", "data.tier", "data.cache", "data.cache_size"),
+    *("train.micro_batch", "train.device", "train.compile"),
+)
+"""Keys that may differ between the machines of a run: where the same pictures are, and how the same is computed."""
 
 _MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -30,6 +36,7 @@ class Runtime:
     """Device, rank and world size of this process, and the collective operations of the trainer."""
 
     def __init__(self, config: Config) -> None:
+        """Raises ConfigError, on all processes alike, when they were given different configs."""
         check_launch()
         cuda = torch.cuda.is_available() and config.train.device != "cpu" and not _cpu_asked_for()
         if config.train.device == "cuda" and not cuda:
@@ -58,6 +65,24 @@ class Runtime:
             torch.backends.cudnn.deterministic = True
         else:
             torch.set_num_threads(self.cores)
+        self._require_one(config)
+
+    def _require_one(self, config: Config) -> None:
+        if self.world_size == 1:
+            return
+        all_values: list[dict] = [{}] * self.world_size
+        dist.all_gather_object(all_values, {k: v for k, v in flatten(config).items() if k not in _OWN})
+        first = all_values[0]
+        mistakes = {}
+        for rank, values in enumerate(all_values):
+            for key in sorted(first.keys() | values.keys()):
+                one, other = first.get(key, "(not there)"), values.get(key, "(not there)")
+                if one != other:
+                    mistakes.setdefault(key, f"{key}: {one} on process 0, {other} on process {rank}")
+        if mistakes:
+            raise ConfigError(
+                "\n".join(["the processes have different configs; start all with the same one", *mistakes.values()])
+            )
 
     def place(self, module: nn.Module) -> nn.Module:
         """The module on this process's device, in its dtype and memory format, its batch norms made global."""
@@ -171,6 +196,17 @@ class Runtime:
         dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
         largest, smallest = bounds.chunk(2)
         return torch.equal(largest, -smallest)
+
+    def from_main(self, find: Callable[[], int]) -> int:
+        """What `find` returns on the main process, which alone calls it; the others wait, for as long as a day.
+
+        Over gloo with a time-out of its own: NCCL would keep the devices busy, and take minutes for a failure."""
+        if self.world_size == 1:
+            return find()
+        group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        found = torch.tensor(find() if self.is_main else 0)
+        dist.broadcast(found, src=0, group=group)
+        return int(found)
 
     def close(self) -> None:
         """The orderly end. Not for failures: it waits for the others, who may be waiting for this process."""

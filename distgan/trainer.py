@@ -26,8 +26,6 @@ from distgan.tracking.meter import REPLACED, Meter
 from distgan.weights import checksum, is_finite
 
 _ADVICE = "the run has diverged. Try a lower learning rate; the newest checkpoint is from before"
-_LEAST_SCALE = 2.0**-10
-"""An fp16 loss scale below this has been halved for every update there was: the overflow is not in the backward."""
 
 
 class Trainer:
@@ -64,6 +62,8 @@ class Trainer:
         Raises UserError for what the user can mend. Once training has begun the run folder's status is then `failed`.
         """
         self._resume(allow_other_data)
+        for phase in self.phases:  # an older version's checkpoint does not say
+            self.progress.tried.setdefault(phase.name, self.progress.step * phase.repeats)
         status = "failed"
         try:
             self.recorder.start(self.average.network, self.dataset, self._summary())
@@ -107,7 +107,7 @@ class Trainer:
         def line() -> None:
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
-            metrics = {**self.meter.take(), **self.phases.scaling(self.progress.step), **self._replaced(stream)}
+            metrics = {**self.meter.take(), **self.phases.scaling(self.progress.tried), **self._replaced(stream)}
             self.recorder.line(self.progress, metrics, stream.wait_seconds)
             self._check_finite(metrics)
 
@@ -149,17 +149,16 @@ class Trainer:
     def _check_finite(self, metrics: dict[str, float]) -> None:
         """Raises UserError, on all processes alike, before broken weights replace whole ones.
 
-        With fp16 a single infinity is no failure: the scaler skips that update. One that skips them all is.
+        With fp16 a single infinity is no failure: the scaler skips that update. One that skips nearly all is.
         """
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if broken and self.config.train.precision != "fp16":
             raise Diverged(f"step {self.progress.step}: {', '.join(broken)} is not finite; {_ADVICE}")
-        for phase in self.phases:
-            if phase.scaler.is_enabled() and phase.scaler.get_scale() < _LEAST_SCALE:
-                raise Diverged(
-                    f"step {self.progress.step}: every update of the {phase.name} overflows fp16; use train.precision: "
-                    f"bf16, or where it had trained before: {_ADVICE}"
-                )
+        for name in self.phases.hopeless(self.progress.tried):
+            raise Diverged(
+                f"step {self.progress.step}: nearly every update of the {name} overflows fp16; use train.precision: "
+                f"bf16, or where it had trained before: {_ADVICE}"
+            )
 
     def _step(self, stream: BatchStream) -> None:
         """`critic_steps` updates of the critic and one of the generator."""
@@ -171,6 +170,7 @@ class Trainer:
                 for metrics, share in self.phases.gradients(phase, inputs, self.progress.step * phase.repeats + repeat):
                     self.meter.add(metrics, share)
                 self.phases.apply(phase)
+                self.progress.tried[phase.name] += 1
         self.progress.step += 1
         self.progress.images += self.config.images_per_step
         train = self.config.train

@@ -12,15 +12,19 @@ import torch.distributed as dist
 from accelerate.state import AcceleratorState
 
 
-def in_processes(world_size: int, folder: Path, function: Callable, *args: object, seconds: float = 60) -> list:
+def in_processes(
+    world_size: int, folder: Path, function: Callable, *args: object, seconds: float = 60, patience: float = 50
+) -> list:
     """What `function(rank, *args)` returns in each of `world_size` processes that see each other.
+
+    They are killed after `seconds`; one that waits for another's part in a reduction gives up after `patience`.
 
     `function` is a module's own, since a machine with CUDA needs spawned processes (its autograd threads do not
     survive a fork)."""
     context = torch.multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
     folder.mkdir(parents=True, exist_ok=True)
     members = [
-        context.Process(target=_member, args=(rank, world_size, folder, function, args), daemon=True)
+        context.Process(target=_member, args=(rank, world_size, folder, function, args, patience), daemon=True)
         for rank in range(world_size)
     ]
     for member in members:
@@ -35,7 +39,7 @@ def in_processes(world_size: int, folder: Path, function: Callable, *args: objec
     return [torch.load(folder / f"result {rank}", weights_only=False) for rank in range(world_size)]
 
 
-def _member(rank: int, world_size: int, folder: Path, function: Callable, args: tuple) -> None:
+def _member(rank: int, world_size: int, folder: Path, function: Callable, args: tuple, patience: float) -> None:
     torch.set_num_threads(1)
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
     os.environ.update(
@@ -43,6 +47,7 @@ def _member(rank: int, world_size: int, folder: Path, function: Callable, args: 
     )
     AcceleratorState._reset_state(reset_partial_state=True)  # of the process that this one was forked from
     meeting = f"file://{folder.resolve()}/rendezvous"
-    dist.init_process_group("gloo", meeting, timedelta(seconds=50), world_size=world_size, rank=rank)
+    dist.init_process_group("gloo", meeting, timedelta(seconds=patience), world_size=world_size, rank=rank)
     torch.save(function(rank, *args), folder / f"result {rank}")
-    dist.destroy_process_group()
+    if dist.is_initialized():  # unless the function has closed it
+        dist.destroy_process_group()

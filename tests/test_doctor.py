@@ -5,18 +5,25 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
+from forked import in_processes
 from launching import ROOT, TINY, run
 
 from distgan.cli import main
+from distgan.config import load_config
+from distgan.doctor import parity
 from distgan.objectives import critic as critic_module
 from distgan.objectives.critic import CriticObjective
 from distgan.parity import check
 from distgan.parity.check import BOUNDS
+from distgan.runtime import Runtime
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+ROUNDED = [precision for precision in BOUNDS if precision != "fp64"]
+"""Beside which fp64 is checked too."""
 SMALL = ["generator.width=4", "critic.width=4", "train.batch_size=4"]
 ROW = re.compile(r"^(.+?)  +(\S+)  +(\S+)  (equal|NOT EQUAL)", re.MULTILINE)
 
@@ -35,8 +42,12 @@ def test_two_processes_print_one_table_of_equal_gradients():
     done = launched(2, "--config", TINY, "data.classes=3", "objective.every=2", "critic.minibatch_std=2")
     rows = ROW.findall(done.stdout)
     assert {row[3] for row in rows} == {"equal"} and done.stdout.rstrip().endswith("all equal")
-    assert "2 processes on cpu, fp32, eager" in done.stdout and "batch 16: 8 on each process" in done.stdout
-    assert len(rows) == 1 + 3 * 5, "pictures; critic with and without penalty, and generator: five lines each"
+    assert "2 processes on cpu, fp32 and fp64, eager" in done.stdout and "batch 16: 8 on each process" in done.stdout
+    wanted = "pictures; critic with and without penalty, and generator: five lines each, in two precisions"
+    assert len(rows) == 2 * (1 + 3 * 5), wanted
+    assert [row[0] for row in rows[:16]] == [row[0] for row in rows[16:]]
+    assert {row[2] for row in rows[:16]} == {"5.0e-02", "1.0e-05", "0.0e+00"}, "fp32"
+    assert {row[2] for row in rows[16:]} == {"1.0e-12", "0.0e+00"}, "fp64"
     assert re.search(r"critic with penalty: bytes sent .* (\S+) bytes in 1 bucket, \1 of", done.stdout)
 
 
@@ -47,7 +58,13 @@ def test_a_batch_that_cannot_be_shared_is_refused_once_and_with_its_way_out():
     assert told == ["distgan: train.batch_size: 5 images cannot be shared by 2 processes; use 4 or 6"]
 
 
-@pytest.mark.parametrize("precision", BOUNDS)
+def test_fp64_alone_is_checked_once(capsys):
+    assert main(doctor("--config", TINY, "train.precision=fp64", "train.batch_size=4")) == 0
+    printed = capsys.readouterr().out
+    assert "1 process on cpu, fp64, eager" in printed and len(ROW.findall(printed)) == 5
+
+
+@pytest.mark.parametrize("precision", ROUNDED)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_is_equal_in_every_precision(path, precision, capsys):
     assert main(doctor("--config", path, *SMALL, f"train.precision={precision}", "train.device=cpu")) == 0
@@ -70,7 +87,66 @@ def test_wrong_mathematics_ends_with_1_and_names_the_rows(monkeypatch, capsys, p
     assert main(doctor("--config", TINY, f"train.precision={precision}", "train.batch_size=8")) == 1
     printed = capsys.readouterr().out
     bad = {row[0].split(":")[0] for row in ROW.findall(printed) if row[3] == "NOT EQUAL"}
-    assert bad == {"critic with penalty"} and "NOT EQUAL in 2 of" in printed
+    unequal = 2 if precision == "fp64" else 4
+    assert bad == {"critic with penalty"} and f"NOT EQUAL in {unequal} of" in printed
+
+
+@pytest.mark.parametrize("precision", ROUNDED)
+def test_a_fault_that_rounding_hides_is_seen_in_fp64(monkeypatch, capsys, precision):
+    norms = critic_module.image_norms
+    monkeypatch.setattr(critic_module, "image_norms", lambda g: norms(g) * (1 + 1e-5))
+    assert main(doctor("--config", TINY, f"train.precision={precision}", "train.batch_size=8")) == 1
+    own, sharp = capsys.readouterr().out.split("\nfp64 ")
+    assert "NOT EQUAL" not in own and sharp.count("  NOT EQUAL") == 2
+
+
+def test_a_fault_of_the_trained_precision_alone_is_seen(monkeypatch, capsys):
+    norms = critic_module.image_norms
+    monkeypatch.setattr(critic_module, "image_norms", lambda g: norms(g) * (1.4 if g.dtype != torch.float64 else 1))
+    assert main(doctor("--config", TINY, "train.precision=fp32", "train.batch_size=8")) == 1
+    own, sharp = capsys.readouterr().out.split("\nfp64 ")
+    assert own.count("  NOT EQUAL") == 2 and "  NOT EQUAL" not in sharp
+
+
+@pytest.mark.parametrize("moment", ["measure", "rows"])
+def test_too_little_memory_is_one_line_that_says_what_to_do(monkeypatch, capsys, moment):
+    inner = getattr(check.Check, moment)
+
+    def needs_more(self):
+        if self.config.train.precision == "fp64":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inner(self)
+
+    monkeypatch.setattr(check.Check, moment, needs_more)
+    assert main(doctor("--config", TINY, "train.batch_size=8")) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "in fp64; give it a smaller train.batch_size than 8" in told
+
+
+def status_of(rank: int, factor: float) -> int:
+    norms = critic_module.image_norms
+    critic_module.image_norms = lambda g: norms(g) * factor
+    return parity(load_config([TINY], ["train.batch_size=4"]), "here")
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.0, 0), (1.001, 1)])
+def test_every_process_leaves_with_the_verdict(tmp_path, factor, status):
+    assert in_processes(2, tmp_path, status_of, factor) == [status, status]
+
+
+def slow_verdict(rank: int) -> int:
+    runtime = Runtime(load_config([TINY]))
+
+    def find() -> int:
+        assert rank == 0
+        time.sleep(4)
+        return 7
+
+    return runtime.from_main(find)
+
+
+def test_the_others_wait_for_a_verdict_longer_than_for_each_other(tmp_path):
+    assert in_processes(2, tmp_path, slow_verdict, patience=2) == [7, 7]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -115,7 +191,6 @@ def test_what_the_doctor_needs_is_said(capsys):
 
 def test_pictures_and_labels_are_functions_of_the_keys():
     from distgan import randomness
-    from distgan.config import load_config
 
     config = load_config([TINY], ["data.classes=3"])
     keys = randomness.image_keys(1, torch.arange(60))

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from distgan.config import Config, dump_config
+from distgan.config import Config, dump_config, flatten
 from distgan.config.loading import merge, validate
 from distgan.errors import ConfigError
-from distgan.resuming import check_resumable, flatten
+from distgan.resuming import check_resumable
 from distgan.run_folder import RunFolder
 
 TREE = {

@@ -3,13 +3,14 @@
 from distgan.config.conflicts import process_conflicts
 from distgan.config.duration import Duration
 from distgan.config.keys import reference
-from distgan.config.loading import dump_config, load_config, raise_mistakes, read_config
+from distgan.config.loading import dump_config, flatten, load_config, raise_mistakes, read_config
 from distgan.config.schema import Config
 
 __all__ = [
     "Config",
     "Duration",
     "dump_config",
+    "flatten",
     "load_config",
     "process_conflicts",
     "raise_mistakes",

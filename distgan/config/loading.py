@@ -45,6 +45,21 @@ def _names_first(tree: dict) -> dict:
     return {key: _names_first(tree[key]) if isinstance(tree[key], dict) else tree[key] for key in keys}
 
 
+def flatten(config: Config) -> dict[str, object]:
+    """Every value by its key path."""
+    result: dict[str, object] = {}
+
+    def walk(tree: dict, prefix: str) -> None:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                result[prefix + key] = value
+
+    walk(config.model_dump(mode="json"), "")
+    return result
+
+
 def raise_mistakes(mistakes: Sequence[Mistake]) -> None:
     """Raises ConfigError with a line for each mistake, if there is any."""
     if mistakes:

@@ -90,6 +90,28 @@ def test_torch_func_gives_the_same_gradients_and_takes_in_the_same_statistics():
     torch.testing.assert_close(ours.state_dict(), usual.state_dict(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+def test_statistics_stay_finite_where_the_pictures_are_not(shape, value):
+    """fp16 skips the update, and the channel's statistics must not be lost for good."""
+    broken, whole = twins(shape)[0], twins(shape)[0]
+    first, second = (torch.randn(shape, dtype=torch.float64) for _ in range(2))
+    for norm in (broken, whole):
+        norm(first)
+    before = {name: buffer.clone() for name, buffer in broken.named_buffers()}
+    overflown = second.clone()
+    overflown[0, 2] = value
+    assert not broken(overflown)[:, 2].isfinite().any(), "the overflow must be seen, or the update is not skipped"
+    whole(second)
+    others = torch.arange(shape[1]) != 2
+    for name in ("running_mean", "running_var"):
+        found, wanted = broken.get_buffer(name), whole.get_buffer(name)
+        torch.testing.assert_close(found[2], before[name][2], rtol=0, atol=0)
+        torch.testing.assert_close(found[others], wanted[others], rtol=0, atol=0)
+    overflown.clamp_(-3, 3).nan_to_num_()
+    assert broken(overflown).isfinite().all() and broken.eval()(overflown).isfinite().all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_compiled_code_has_the_same_gradients_and_statistics(shape):

@@ -133,6 +133,42 @@ class TestFaultsAreCaught:
         assert error("mlp") > 1e-3
 
 
+def half_precision_error(norm: float) -> float:
+    """How far fp16's inner gradient is from float64's, of a critic whose gradients have the mean norm `norm`."""
+    inputs = {**batch("dcgan", 4), "labels": None}
+    exact, half = small_critic("dcgan"), small_critic("dcgan").float()
+    wanted = CriticObjective(exact)._input_gradient(**inputs).detach()
+    factor = norm / image_norms(wanted).mean().item()
+    with torch.no_grad():
+        half.score.linear.weight.mul_(factor)  # scores are linear in it
+    pictures = {role: inputs[role].float() for role in ("real", "fake")}
+    with torch.autocast("cpu", torch.float16):
+        found = CriticObjective(half)._input_gradient(**{**inputs, **pictures}).detach()
+    return difference({"": found.double()}, {"": wanted * factor})[0]
+
+
+class TestScaleOfTheInnerGradient:
+    """docs/penalty.md has what benchmarks/inner_gradient.py measured."""
+
+    def test_fp16_keeps_flat_and_steep_critics(self):
+        for norm in (1e-5, 1.0, 100.0):
+            assert half_precision_error(norm) < 0.01, norm
+
+    @pytest.mark.parametrize(("scale", "lost"), [(1.0, 1e-5), (4096.0, 100.0)])
+    def test_without_it_entries_vanish_and_a_larger_one_overflows(self, monkeypatch, scale, lost):
+        monkeypatch.setattr(critic_module, "INNER_SCALE", scale)
+        assert half_precision_error(1.0) < 0.01
+        assert not half_precision_error(lost) < 0.01
+
+    def test_it_changes_no_bit_in_float32(self, monkeypatch):
+        critic, inputs = small_critic("dcgan").float(), batch("dcgan", 4)
+        inputs |= {role: inputs[role].float() for role in ("real", "fake")}
+        found = [gradients(CriticObjective(critic)(**inputs)[0], critic)]
+        monkeypatch.setattr(critic_module, "INNER_SCALE", 1.0)
+        found.append(gradients(CriticObjective(critic)(**inputs)[0], critic))
+        torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "penalty"), [("mlp", "gp"), ("dcgan", "r1")])
 def test_compiled_is_eager(name, penalty, recwarn):
