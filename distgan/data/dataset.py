@@ -118,11 +118,14 @@ class Indexed:
 
         data, partitions = self.data, partitions or self.data.partitions
         window = data.window if data.order == "window" else None
-        shard_of = self.shards.samples["shard"][samples] if window or data.partitions > 1 else None
+        whole = len(samples) == self.shards.count
+        shard_of = None
+        if window or data.partitions > 1:
+            shard_of = self.shards.shard_of if whole else self.shards.shard_of[samples]
         order = Order(len(samples), seed, shard_of=shard_of, window=window, partitions=data.partitions)
         return Plan(
             order,
-            None if len(samples) == self.shards.count else samples,
+            None if whole else samples,
             batch_size=batch_size,
             rank=place.rank,
             world_size=place.world_size,

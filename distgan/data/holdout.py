@@ -35,7 +35,7 @@ def split(shards: ShardSet, holdout: str | list[str] | None) -> Split:
         held = _some(shards.count, int(amount[1]))
     else:
         chosen = _last(shards, int(amount[1])) if amount else _named(shards, holdout)
-        held = np.isin(shards.samples["shard"], chosen)
+        held = np.isin(shards.shard_of, chosen)
     if held.all() or not held.any():
         what = "no picture to train on" if held.all() else "no picture held out"
         raise ConfigError(

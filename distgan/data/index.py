@@ -16,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from distgan.data.index_file import INDEX_FILE, SAMPLES_FILE, read_index, read_samples
+from distgan.data.index_file import INDEX_FILE, SAMPLES_FILE, chunks, read_index, read_samples
 from distgan.data.indexing import Caching, Indexed, default_caching, index_once, remote_samples
 from distgan.data.remote import is_remote, join_url, read_small, shown
 from distgan.data.specs import Spec, locate, named_shards
 from distgan.errors import DataError
 
 THREADS = 16  # that ask for sizes at once: enough to hide a network file system's latency
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,18 @@ class ShardSet:
         """The first sample of each shard, and at the end the number of samples: int64 [shards + 1]."""
         return np.cumsum([0, *(shard.samples for shard in self.shards)])
 
+    @property
+    def shard_of(self) -> np.ndarray:
+        """The shard of each sample, int32; made anew, without reading the table."""
+        return np.repeat(np.arange(len(self.shards), dtype=np.int32), np.diff(self.starts))
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that sets of the same pictures in the same order share, wherever they lie."""
         digest = hashlib.blake2b(digest_size=8)
-        for column in ("size", "label", "crc"):
-            for start in range(0, self.count, _CHUNK):
-                digest.update(np.ascontiguousarray(self.samples[column][start : start + _CHUNK]))
+        for _, part in chunks(self.samples):
+            for column in ("size", "label", "crc"):
+                digest.update(np.ascontiguousarray(part[column]))
         return digest.hexdigest()
 
 

@@ -60,7 +60,7 @@ class Pictures:
     @property
     def shard_of(self) -> np.ndarray:
         """The shard of each sample."""
-        return self._samples["shard"]
+        return self._shards.shard_of
 
     @property
     def replaced(self) -> int:
