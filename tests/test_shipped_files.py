@@ -75,6 +75,9 @@ def test_every_command_of_the_readme_works(tmp_path):
     for number in range(3):
         noise = np.random.default_rng(number).integers(0, 255, (80, 90, 3), np.uint8)
         Image.fromarray(noise).save(pictures / f"{number}.jpg")
+    prepare("shapes", None, tmp_path / "path" / "to" / "tars", resolution=16, count=8, workers=1)
+    for name in ("index.json", "samples.npy"):
+        (tmp_path / "path" / "to" / "tars" / name).unlink()
     commands = [line.partition("#")[0].strip() for block in _blocks("bash") for line in block.splitlines()]
     commands += re.findall(r"`(python distgan/train.py [^`]*)`", README)
     environment = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
