@@ -172,13 +172,13 @@ class Runtime:
         """The mean of what the processes hold."""
         return values if self.world_size == 1 else _mean(values)
 
-    def total(self, count: float) -> float:
-        """The sum of what the processes hold."""
+    def union(self, names: frozenset[str]) -> frozenset[str]:
+        """What any process holds; waits for all."""
         if self.world_size == 1:
-            return count
-        value = torch.tensor([count], dtype=torch.float64, device=self.device)
-        dist.all_reduce(value)
-        return value.item()
+            return names
+        found: list = [None] * self.world_size
+        dist.all_gather_object(found, names)
+        return frozenset().union(*found)
 
     def share_on_machine(self, text: str) -> str:
         """The text of the first process of this machine."""

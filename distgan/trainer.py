@@ -138,7 +138,7 @@ class Trainer:
         data = self.config.data
         if data.bad_pictures != "replace":
             return {}
-        found = int(self.runtime.total(stream.replaced))
+        found = len(self.runtime.union(stream.replaced))
         if found > data.bad_limit:
             raise DataError(
                 f"{found} bad pictures were replaced, more than data.bad_limit {data.bad_limit}; look at the shards "

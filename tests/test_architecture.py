@@ -31,7 +31,13 @@ STOREYS = [
 """From the ground up: a part may import those of lower storeys (DESIGN section 2). "" is distgan/__init__.py."""
 
 STOREY = {part: number for number, parts in enumerate(STOREYS) for part in parts}
-HOMES = {"webdataset": ("data/",), "wandb": ("tracking/",), "accelerate": ("runtime.py", "trainer.py")}
+HOMES = {
+    "webdataset": ("data/",),
+    "fsspec": ("data/",),
+    "aiohttp": ("data/",),
+    "wandb": ("tracking/",),
+    "accelerate": ("runtime.py", "trainer.py"),
+}
 """The only places that may import a library."""
 WORLDLY = ("torch.distributed", "os", "pathlib", "accelerate", "subprocess", "io", "shutil")
 """Processes, devices and files: nothing for networks and objectives."""

@@ -22,8 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from distgan.data.remote import RemoteError, Stopped, check_url, download, shown, size_of
-from distgan.files import sync_folder
+from distgan.data.failures import RemoteError, Stopped
+from distgan.data.remote import download, size_of
+from distgan.data.urls import check_url, shown
+from distgan.files import sha256_of, sync_folder
 
 OURS = re.compile(r"((?:sha256|url)-[0-9a-f]{64})\.(tar|part|lock)")  # nothing else in the folder is ever touched
 GIVE_UP_SECONDS = 60.0  # waited for others to release what they use
@@ -147,7 +149,7 @@ class ShardCache:
         self._set_aside(part, lock, begun if size is None else size)
         for _ in range(2):  # once more from scratch: a part may have been spoilt, or be of an older file
             self._download(shard, part, lock, size)
-            if shard.sha256 is None or shard.sha256.lower() == _sha256(part):
+            if shard.sha256 is None or shard.sha256.lower() == sha256_of(part):
                 return self._publish(part, lock)
             part.unlink()
         raise RemoteError(
@@ -311,10 +313,9 @@ class ShardCache:
         try:
             yield
         except OSError as error:
-            ways_out = [words for codes, words in WAYS_OUT.items() if error.errno in codes] or [
-                "give another data.cache"
-            ]
-            raise RemoteError(f"{self.folder}: {error.strerror or error}; {ways_out[0]}") from None
+            matching = (words for codes, words in WAYS_OUT.items() if error.errno in codes)
+            way_out = next(matching, "give another data.cache")
+            raise RemoteError(f"{self.folder}: {error.strerror or error}; {way_out}") from None
 
 
 class _Part(io.FileIO):
@@ -346,11 +347,3 @@ def _lock_at_once(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     return False
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while data := file.read(2**20):
-            digest.update(data)
-    return digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,8 +12,8 @@ from distgan.config.schema import Data
 from distgan.data.index import ShardSet, check_against, open_shards
 from distgan.data.indexing import Caching, default_caching
 from distgan.data.place import Place
-from distgan.data.remote import check_url, is_remote, shown
 from distgan.data.specs import named_shards
+from distgan.data.urls import check_url, is_remote, shown
 from distgan.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from distgan.data.holdout import Split
     from distgan.data.reader import Pictures
     from distgan.data.stream import BatchStream, Plan
+
+
+_FEW = 0.9
+"""Share of the classes that a window should hold."""
 
 
 class Dataset(Protocol):
@@ -74,7 +79,22 @@ class Indexed:
 
     def summary(self) -> str:
         text = f"{self.shards.count} pictures in {len(self.shards.shards)} shards"
-        return f"{text}, {len(self.split.held_out)} held out" if self.data.holdout else text
+        if self.data.holdout:
+            text += f", {len(self.split.held_out)} held out"
+        return text + self._warning()
+
+    def _warning(self) -> str:
+        """What is to be said of a window over shards that are sorted by class; mostly nothing."""
+        classes = len(self.shards.classes)
+        if self.data.order != "window" or classes < 2 or self.data.window >= len(self.shards.shards):
+            return ""
+        seen = classes_in_windows(self.shards, self.data.window)
+        if seen > _FEW * classes:
+            return ""
+        return (
+            f"\nwarning    the shards are sorted by class: a window of {self.data.window} of them holds at most "
+            f"{seen:.0f} of {classes} classes; use a larger data.window, or prepare them again with --shuffle"
+        )
 
     def stream(self, batch_size: int, seed: int, position: int, place: Place) -> BatchStream:
         """Raises ReadError where memory for the whole set was asked for and cannot be had."""
@@ -160,8 +180,7 @@ class Unindexed:
         self.data = data
         self.places = [place for place, _ in named_shards(data.shards)]
         for place in self.places:
-            if is_remote(place):
-                check_url(place, data.allow_shell)
+            check_url(place, data.allow_shell)
         names = "\n".join(shown(place) if is_remote(place) else Path(place).name for place in self.places)
         self.fingerprint = hashlib.blake2b(names.encode(), digest_size=8).hexdigest()
 
@@ -196,6 +215,15 @@ class Unindexed:
             return next(batches).pixels
         finally:
             batches.close()
+
+
+def classes_in_windows(shards: ShardSet, window: int) -> float:
+    """How many classes a window of so many shards, drawn at random, holds on average at most."""
+    import numpy as np
+
+    labels = shards.samples["label"]
+    of_shard = [len(np.unique(labels[a:b])) for a, b in pairwise(shards.starts.tolist())]
+    return window * sum(of_shard) / len(of_shard)
 
 
 def _check_cache(shards: ShardSet, data: Data, caching: Caching) -> None:

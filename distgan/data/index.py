@@ -18,8 +18,9 @@ import numpy as np
 
 from distgan.data.index_file import INDEX_FILE, SAMPLES_FILE, chunks, read_index, read_samples
 from distgan.data.indexing import Caching, Indexed, default_caching, index_once, remote_samples
-from distgan.data.remote import is_remote, join_url, read_small, shown
+from distgan.data.remote import read_small
 from distgan.data.specs import Spec, locate, named_shards
+from distgan.data.urls import is_remote, join_url, shown
 from distgan.errors import DataError
 
 THREADS = 16  # that ask for sizes at once: enough to hide a network file system's latency

@@ -12,10 +12,10 @@ from distgan.data.cache import default_folder
 from distgan.data.command import run_command
 from distgan.data.index_file import INDEX_FILE, JOURNAL_FILE, read_index
 from distgan.data.indexing import Caching, Indexed, build_index, default_caching, store_index
-from distgan.data.remote import check_url, is_remote, shown
 from distgan.data.shards import disk_errors, locked
 from distgan.data.specs import named_shards
 from distgan.data.summary import Summary
+from distgan.data.urls import check_url, is_remote, shown
 from distgan.errors import ConfigError, DataError
 
 OURS = "index"
@@ -61,8 +61,7 @@ def _check_places(places: Sequence[str], caching: Caching) -> None:
         if place in seen:
             raise DataError(f"{shown(place)}: named twice; name each shard once")
         seen.add(place)
-        if is_remote(place):
-            check_url(place, caching.allow_shell)
+        check_url(place, caching.allow_shell)
 
 
 def _target(places: Sequence[str], out: str | Path | None) -> Path:

@@ -20,9 +20,10 @@ import numpy as np
 from distgan.data.cache import RemoteShard, ShardCache, default_folder
 from distgan.data.index_file import INDEX_FILE, SAMPLES_FILE, read_index, read_samples, samples_name, write_index
 from distgan.data.progress import Progress
-from distgan.data.remote import download, is_remote, join_url, shown
+from distgan.data.remote import download
 from distgan.data.scan import SAMPLE, form_of, scan_tar
 from distgan.data.specs import locate
+from distgan.data.urls import is_remote, join_url, shown
 from distgan.errors import DataError
 from distgan.files import new_file, sha256_of
 

@@ -51,7 +51,7 @@ class CopiedAhead:
         return batch
 
     @property
-    def replaced(self) -> int:
+    def replaced(self) -> frozenset[str]:
         return self._batches.replaced
 
     def _copy_all(self) -> None:
@@ -132,7 +132,7 @@ class ResidentStream:
         return Batch(as_pictures(rows, resident.pictures.decoder.shape), resident.labels.index_select(0, samples))
 
     @property
-    def replaced(self) -> int:
+    def replaced(self) -> frozenset[str]:
         return self._resident.pictures.replaced
 
     def _on_device(self, samples: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from distgan.data.index_file import INDEX_FILE, read_index, write_index
 from distgan.data.pictures import ENCODINGS, Recipe, Rendered, default_encoding
 from distgan.data.pool import default_workers, rendered_chunks
 from distgan.data.progress import Progress
-from distgan.data.remote import is_remote, shown
 from distgan.data.scan import SAMPLE, scan_tar
 from distgan.data.shapes import GROUNDS
 from distgan.data.shards import (
@@ -38,7 +37,9 @@ from distgan.data.shards import (
     remove_shards,
 )
 from distgan.data.sources import SOURCES, Request, Source, open_source
+from distgan.data.sources.source import Shuffled
 from distgan.data.summary import Summary
+from distgan.data.urls import is_remote, shown
 from distgan.data.verify import verify_named
 from distgan.errors import ConfigError, DataError, UserError
 from distgan.files import new_file
@@ -79,12 +80,14 @@ def prepare(
     background: str = "dark",
     max_pictures: int | None = None,
     encoding: str | None = None,
+    shuffle: bool = False,
 ) -> Summary:
     """Writes the pictures of a source as shards of square pictures into the folder `out`.
 
     `source` is a key of `SOURCES`, `resolution` pixels a side, `channels` 1 or 3 (both by default the source's own),
     `shard_size` the most samples of a shard, `workers` processes (default: one a core), `encoding` a key of `ENCODINGS`
-    (default: raw up to 64 pixels, else png). `count`, `seed` and `background` are for `shapes` alone.
+    (default: raw up to 64 pixels, else png). With `shuffle` the pictures are written in an order drawn by hash instead
+    of the input's. `count`, `seed` and `background` are for `shapes` alone.
     The bytes written depend on neither `workers` nor on how often the work was interrupted.
 
     Raises `ConfigError` for arguments that make no sense, `DataError` for an input that cannot be read or
@@ -98,7 +101,7 @@ def prepare(
     path = None if input is None else Path(input).expanduser()
     request = Request(path, recipe.resolution, recipe.channels, count, seed, background)
     opened = open_source(source, request, download)
-    job = _plan(source, opened, recipe, Path(out).expanduser(), shard_size, max_pictures)
+    job = _plan(source, opened, recipe, Path(out).expanduser(), shard_size, max_pictures, shuffle)
     with disk_errors(job.out):
         job.out.mkdir(parents=True, exist_ok=True)
         with locked(job.out):
@@ -138,12 +141,17 @@ def _check_drawing(source: str, count: int | None, background: str) -> None:
         raise ConfigError(f"--background {background}: {' or '.join(GROUNDS)} are possible")
 
 
-def _plan(name: str, source: Source, recipe: Recipe, out: Path, shard_size: int, limit: int | None) -> Job:
+def _plan(
+    name: str, source: Source, recipe: Recipe, out: Path, shard_size: int, limit: int | None, shuffle: bool
+) -> Job:
     count = min(len(source.items), limit or len(source.items))
     if not count:
         raise DataError(f"{name}: the input holds no pictures")
+    if shuffle:
+        source = source._replace(items=Shuffled(source.items, count))
     slots = plan_slots(name, count, shard_size)
     facts = [name, source.fingerprint, source.classes, repr(recipe), count, [s.stop for s in slots]]
+    facts += ["shuffled"] if shuffle else []
     plan = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     return Job(name, source, recipe, slots, out, plan)
 
@@ -260,6 +268,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size = "most pictures a shard (%(default)s)"
     add("--shard-size", type=int, default=DEFAULT_SHARD_SIZE, metavar="N", help=size)
     add("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    add("--shuffle", action="store_true", help="mix the pictures over the shards (for data.order: window)")
     add("--max", type=int, dest="max_pictures", metavar="N", help="only the first N pictures")
     add("--strict", action="store_true", help="fail at the first picture that cannot be read")
     add("--download", action="store_true", help="fetch mnist, cifar10 or celeba into INPUT first")

@@ -63,9 +63,10 @@ class Pictures:
         return self._shards.shard_of
 
     @property
-    def replaced(self) -> int:
-        """Different pictures that this process has found bad and replaced."""
-        return len(self._replaced)
+    def replaced(self) -> frozenset[str]:
+        """The pictures that this process has found bad and replaced, by number."""
+        with self._lock:
+            return frozenset(map(str, self._replaced))
 
     def read_at_once(self, samples: np.ndarray, rows: Tensor, labels: Tensor) -> bool:
         """`read` where it is a matter of microseconds: bare pixels that have been checked before, in open shards whose

@@ -11,113 +11,23 @@ import concurrent.futures
 import io
 import os
 import re
-import select
-import signal
-import ssl
-import subprocess
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeVar
-from urllib.parse import quote, urlsplit, urlunsplit
+from typing import Any, BinaryIO
 
+from distgan.data.failures import POLL, FileTrouble, NotThere, RemoteError, Stopped, heed, patiently
+from distgan.data.pipes import download_pipe
+from distgan.data.urls import HTTP, check_url, shown
 from distgan.errors import DataError
 
 CONNECT_SECONDS = 30.0
 SILENCE_SECONDS = 60.0  # no byte for so long ends a request; its whole duration has no bound
-PIPE_SILENCE_SECONDS = 600.0  # a command may have to wait for a tape
-ATTEMPTS = 10  # without a new byte
-PIPE_ATTEMPTS = 3
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds between attempts; doubled each time
 CHUNK, SMALLEST_CHUNK = 8 * 2**20, 256 * 2**10  # bytes of one request where nothing is streamed; halved by a failure
-POLL = 0.1  # seconds until a `stop` is noticed
-EXTRAS = {"https": "http", "http": "http", "s3": "s3", "gs": "gs", "gcs": "gs", "hf": "hf"}
-LOCAL = ("file", "local")
-HTTP = ("http://", "https://")
-NETWORK_ERRORS = (
-    "ClientConnectionError",
-    "ClientPayloadError",
-    "HTTPClientError",
-    "TransportError",
-    "RequestException",
-)
-"""Errors of aiohttp, botocore, httpx and requests that a second attempt may mend; named, as they are not imported."""
-DEFECTS = (TypeError, AttributeError, NameError, LookupError, AssertionError)
-T = TypeVar("T")
-
-
-class RemoteError(DataError):
-    """What a URL does not give, or gives wrong. Met by the one process that asked."""
-
-    everywhere = False
-
-
-class NotThere(RemoteError):
-    """Nothing is at the URL (404)."""
-
-
-class Denied(RemoteError):
-    """The URL may not be read (401, 403). Some public stores say so of what does not exist, too."""
-
-
-class Stopped(Exception):
-    """A download ended early because its `stop` was set."""
-
-
-class _FileTrouble(Exception):
-    """What went wrong with the file that is written, as its cause: no fault of the network."""
 
 
 class _RangeIgnored(Exception):
     """A server that was asked for a part answers with the whole."""
-
-
-def is_remote(spec: str) -> bool:
-    """Whether `spec` is a URL or a `pipe:COMMAND` and no local path; `file://` is local."""
-    scheme = re.match(r"([A-Za-z][\w+.:-]*)://", spec)
-    return spec.startswith("pipe:") or (scheme is not None and scheme[1].lower() not in LOCAL)
-
-
-def shown(url: str) -> str:
-    """A URL as messages may show it: without query, fragment, user and password; a command without its options."""
-    if url.startswith("pipe:"):
-        words = url.removeprefix("pipe:").split()
-        telling = [_masked(w.strip("'\"")) for w in words[1:] if "://" in w or re.search(r"\.(tar|json|npy)\b", w)]
-        return " ".join(["pipe:" + "".join(words[:1]), *telling])
-    scheme, mark, rest = url.partition("://")
-    authority, slash, path = re.split(r"[?#]", rest)[0].partition("/")
-    return scheme + mark + authority.rpartition("@")[2] + slash + path if mark else url
-
-
-def check_url(url: str, allow_shell: bool) -> None:
-    """Raises `DataError` for a scheme that is unknown or not installed, and for `pipe:` without `allow_shell`."""
-    if url.startswith("pipe:"):
-        if not allow_shell:
-            raise DataError(f"{shown(url)}: shell commands are not run unless data.allow_shell is true")
-        return
-    scheme = url.partition("://")[0].lower()
-    known = ", ".join((*EXTRAS, "pipe"))
-    try:
-        from fsspec.registry import get_filesystem_class
-
-        get_filesystem_class(scheme)
-    except ImportError:
-        package = f"'distgan[{EXTRAS[scheme]}]'" if scheme in EXTRAS else "the fsspec package for it"
-        raise DataError(f"{shown(url)}: {scheme}:// cannot be read yet; pip install {package}") from None
-    except ValueError:
-        raise DataError(f"{shown(url)}: unknown scheme {scheme!r}; give one of {known}, or another of fsspec") from None
-
-
-def join_url(folder_url: str, name: str) -> str:
-    """The URL of a file in a folder. A query (a signature for the whole folder) stays behind the path."""
-    if folder_url.startswith("pipe:"):
-        raise DataError(f"{shown(folder_url)}: a command is no folder; give a command for each shard")
-    if folder_url.lower().startswith(HTTP):
-        parts = urlsplit(folder_url)
-        return urlunsplit(parts._replace(path=parts.path.rstrip("/") + "/" + quote(name)))
-    return folder_url.rstrip("/") + "/" + name
 
 
 def read_small(url: str, most: int = 64 * 2**20) -> bytes | None:
@@ -145,7 +55,7 @@ def size_of(url: str, stop: threading.Event | None = None) -> int | None:
         filesystem, path = _filesystem(url)
         return _call(filesystem, "info", path, stop=stop)
 
-    size = _patiently(url, ask, lambda: 0, stop)["size"]
+    size = patiently(url, ask, lambda: 0, stop)["size"]
     return None if size is None else int(size)
 
 
@@ -160,10 +70,11 @@ def download(
     thread); the file then holds an unbroken beginning, to go on from."""
     check_url(url, allow_shell)
     if url.startswith("pipe:"):
-        return _download_pipe(url, file, size, stop)
+        return download_pipe(url, file, size, stop)
     size = size_of(url, stop) if size is None else size
     if size is not None and file.seek(0, os.SEEK_END) > size:
-        _empty(file)
+        file.seek(0)
+        file.truncate(0)
     complaint = f"{shown(url)}: holds more than the {size} bytes it should; it has changed, so index it again"
     _Transfer(url, file, size, stop, size, complaint).run()
 
@@ -183,8 +94,8 @@ class _Transfer:
         self.chunk = CHUNK
         attempt = self._stream if self.url.lower().startswith(HTTP) else self._chunks
         try:
-            _patiently(self.url, attempt, self._position, self.stop)
-        except _FileTrouble as trouble:
+            patiently(self.url, attempt, self._position, self.stop)
+        except FileTrouble as trouble:
             raise trouble.__cause__ from None
 
     def _position(self) -> int:
@@ -244,12 +155,12 @@ class _Sink:
         self.read = self.tell = self.close = None  # fsspec takes what has these for an open file
 
     def guard(self, call: Callable[[], Any]) -> None:
-        """Runs what writes here. An error of the file itself leaves it as `_FileTrouble`."""
+        """Runs what writes here. An error of the file itself leaves it as `FileTrouble`."""
         try:
             call()
         except BaseException:
             if self.trouble is not None:
-                raise _FileTrouble from self.trouble
+                raise FileTrouble from self.trouble
             raise
         finally:
             with self._lock:  # fsspec's own thread may still be about to write
@@ -269,11 +180,6 @@ class _Sink:
                 self.trouble = trouble
                 raise
         return len(data)
-
-
-def _empty(file: BinaryIO) -> None:
-    file.seek(0)
-    file.truncate(0)
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
@@ -313,153 +219,7 @@ def _call(filesystem: Any, name: str, *arguments: Any, stop: threading.Event | N
     future = asyncio.run_coroutine_threadsafe(work, filesystem.loop)
     try:
         while not concurrent.futures.wait([future], timeout=POLL).done:
-            _heed(stop)
+            heed(stop)
         return future.result()
     finally:
         future.cancel()
-
-
-def _heed(stop: threading.Event | None) -> None:
-    if stop is not None and stop.is_set():
-        raise Stopped
-
-
-def _pause(failures: int, stop: threading.Event | None) -> None:
-    seconds = min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE)
-    time.sleep(seconds) if stop is None else stop.wait(seconds)
-
-
-def _patiently(url: str, attempt: Callable[[], T], position: Callable[[], int], stop: threading.Event | None) -> T:
-    """`attempt`, again after transient trouble, until `ATTEMPTS` in a row have not moved `position`."""
-    failures, reached = 0, position()
-    while True:
-        _heed(stop)
-        try:
-            return attempt()
-        except (DataError, Stopped, _FileTrouble):
-            raise
-        except Exception as error:
-            if (final := _final(error, url)) is not None:
-                if final is error:
-                    raise
-                raise final from None
-            reason = _reason(error)
-        now = position()
-        failures, reached = (1, now) if now > reached else (failures + 1, reached)
-        if failures >= ATTEMPTS:
-            raise RemoteError(f"{shown(url)}: gave up after {failures} attempts without a new byte ({reason})")
-        _pause(failures, stop)
-
-
-def _final(error: Exception, url: str) -> Exception | None:
-    """What to raise for an error that another attempt would not mend; None for one that it may."""
-    error = _root(error)
-    status = _status(error)
-    if status in (404, 410):
-        return NotThere(f"{shown(url)}: nothing is there ({_reason(error)}); look at the address")
-    if status in (401, 403):
-        return Denied(f"{shown(url)}: access denied ({_reason(error)}); look at the address and at your credentials")
-    if status == 416:
-        return RemoteError(f"{shown(url)}: is shorter than it should be; it has changed, so index it again")
-    if isinstance(error, DEFECTS):
-        return error
-    transient = status in (408, 425, 429) or status >= 500 if status is not None else _is_network(error)
-    return None if transient else RemoteError(f"{shown(url)}: cannot be read ({_reason(error)})")
-
-
-def _root(error: Exception) -> Exception:
-    """The cause behind what a file system says: fsspec's http calls any failure to learn a size "not found", and s3fs
-    turns the status of an answer into a number of the system."""
-    cause = error.__cause__
-    if not isinstance(cause, Exception):
-        return error
-    hidden = isinstance(error, FileNotFoundError) and (_status(cause) is not None or _is_network(cause))
-    return cause if hidden or isinstance(getattr(cause, "response", None), dict) else error
-
-
-def _status(error: Exception) -> int | None:
-    """The HTTP status in an error of aiohttp, gcsfs, httpx, requests, botocore or the system."""
-    if isinstance(error, (FileNotFoundError, PermissionError)):
-        return 404 if isinstance(error, FileNotFoundError) else 403
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        value = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return value if isinstance(value, int) else None
-    for holder, name in ((error, "status"), (error, "code"), (response, "status_code")):
-        value = str(getattr(holder, name, None))
-        if value.isdecimal() and 100 <= int(value) < 600:
-            return int(value)
-    return None
-
-
-def _is_network(error: Exception) -> bool:
-    if isinstance(error, ssl.CertificateError):
-        return False
-    known = any(kind.__name__ in NETWORK_ERRORS for kind in type(error).__mro__)
-    return known or isinstance(error, (OSError, EOFError, asyncio.TimeoutError))
-
-
-def _reason(error: Exception) -> str:
-    """One short line without secrets."""
-    error = _root(error)
-    if (status := _status(error)) is not None:
-        return f"HTTP status {status}"
-    return _masked(f"{type(error).__name__}: {error}".strip(": ").splitlines()[0])
-
-
-def _masked(text: str) -> str:
-    return re.sub(r"[A-Za-z][\w+.-]*://[^\s'\"<>|;)]+", lambda found: shown(found[0]), text)
-
-
-def _download_pipe(url: str, file: BinaryIO, size: int | None, stop: threading.Event | None) -> None:
-    """Fills `file` with what a shell command prints. A command that fails is run again."""
-    for attempt in range(1, PIPE_ATTEMPTS + 1):
-        _heed(stop)
-        _empty(file)
-        try:
-            return _run_pipe(url, file, size, stop)
-        except EOFError as error:
-            reason = str(error)
-        if attempt < PIPE_ATTEMPTS:
-            _pause(attempt, stop)
-    raise RemoteError(f"{shown(url)}: the command failed {PIPE_ATTEMPTS} times ({_masked(reason)}); run it by hand")
-
-
-def _run_pipe(url: str, file: BinaryIO, size: int | None, stop: threading.Event | None) -> None:
-    command = ["/bin/sh", "-c", url.removeprefix("pipe:")]
-    with tempfile.TemporaryFile() as errors:
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": errors}
-        with subprocess.Popen(command, start_new_session=True, **options) as process:
-            try:
-                # Through this process, and not straight into the file: a command that outlives it writes nowhere.
-                for data in _printed(process.stdout.fileno(), stop):
-                    if size is not None and file.tell() + len(data) > size:
-                        raise RemoteError(f"{shown(url)}: prints more than the {size} bytes it should; index it again")
-                    file.write(data)
-                while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-                    _heed(stop)
-                    time.sleep(0.01)
-            finally:
-                os.killpg(process.pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
-        errors.seek(0)
-        lines = errors.read(2**16).decode(errors="replace").strip().splitlines() or ["no message"]
-    if process.returncode:
-        raise EOFError(f"exit status {process.returncode}: {lines[0]}")
-    if size is not None and file.tell() < size:
-        raise EOFError(f"printed {file.tell()} of {size} bytes: {lines[0]}")
-
-
-def _printed(descriptor: int, stop: threading.Event | None) -> Iterator[bytes]:
-    """What arrives at the reading end of a pipe until it is closed."""
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN)
-    heard = time.monotonic()
-    while True:
-        _heed(stop)
-        if poller.poll(1000 * POLL):
-            if not (data := os.read(descriptor, 2**20)):
-                return
-            yield data
-            heard = time.monotonic()
-        elif time.monotonic() - heard > PIPE_SILENCE_SECONDS:
-            raise EOFError(f"printed nothing for {PIPE_SILENCE_SECONDS:.0f} s")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import sys
 
 import numpy as np
 import torch
@@ -81,25 +80,3 @@ def _shared_room(address: str, size: int) -> tuple[int, mmap.mmap]:
         raise ReadError(
             f"the memory shared by the first process of this machine cannot be opened ({error}); use data.tier: stream"
         ) from None
-
-
-def available_memory() -> int:
-    """Bytes of memory that this machine, and the control group this process is in, could still give."""
-    found = [_meminfo_available()]
-    for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-        for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/memory"):
-            try:
-                with open(f"{root}/{limit}") as most, open(f"{root}/{used}") as now:
-                    found.append(int(most.read()) - int(now.read()))
-            except (OSError, ValueError):
-                continue
-    return max(min(found), 0)
-
-
-def _meminfo_available() -> int:
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError, IndexError):
-        return 0 if sys.platform == "linux" else 4 * 2**30

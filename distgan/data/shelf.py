@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from distgan.data.cache import RemoteShard, ShardCache
 from distgan.data.index import Shard
-from distgan.data.remote import shown
+from distgan.data.urls import shown
 from distgan.errors import ReadError
 
 DOWNLOADS = 4
@@ -126,4 +126,4 @@ def _allow_files(count: int) -> None:
 
 def name_of(shard: Shard) -> str:
     """What messages call a shard."""
-    return shown(shard.place) if shard.is_remote else shard.place
+    return shown(shard.place)

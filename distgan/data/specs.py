@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distgan.data.index_file import INDEX_FILE, JOURNAL_FILE, read_index
-from distgan.data.remote import check_url, is_remote, join_url, read_small, shown
+from distgan.data.remote import read_small
+from distgan.data.urls import check_url, is_remote, join_url, shown
 from distgan.errors import DataError
 
 Spec = str | os.PathLike | Sequence[str | os.PathLike]

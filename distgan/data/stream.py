@@ -45,6 +45,10 @@ class BatchStream(Protocol):
     wait_seconds: float
     """Time that the reader of the batches has waited for them."""
 
+    @property
+    def replaced(self) -> frozenset[str]:
+        """Names of the bad pictures that this process has met since its start; the same on every process."""
+
     def __next__(self) -> Batch: ...
 
     def close(self) -> None:
@@ -133,8 +137,7 @@ class Stream:
         return batch
 
     @property
-    def replaced(self) -> int:
-        """Bad pictures that this process has replaced."""
+    def replaced(self) -> frozenset[str]:
         return self._pictures.replaced
 
     def _start(self, number: int) -> tuple[Batch, list[Future]]:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import torch
 
 from distgan.config.schema import Data
+from distgan.data.memory import available_memory
 from distgan.data.on_device import CopiedAhead, Resident, ResidentStream
 from distgan.data.place import Place
 from distgan.data.reader import Pictures
-from distgan.data.shared_pictures import SharedPictures, available_memory, needed
+from distgan.data.shared_pictures import SharedPictures, needed
 from distgan.data.stream import BatchStream, Plan, Stream
 from distgan.errors import ConfigError
 

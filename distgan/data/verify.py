@@ -22,10 +22,10 @@ from distgan.data.indexing import Caching, default_caching
 from distgan.data.png import check_png, is_png
 from distgan.data.pool import default_workers
 from distgan.data.progress import Progress
-from distgan.data.remote import check_url, is_remote
 from distgan.data.scan import SAMPLE, Kind, scan_tar
 from distgan.data.shelf import DOWNLOADS, Shelf, name_of
 from distgan.data.specs import Spec, locate, named_shards
+from distgan.data.urls import check_url, is_remote
 from distgan.errors import DataError
 from distgan.files import sha256_of
 

@@ -56,7 +56,7 @@ class FlakyServer:
         self._server.flaky = self
 
     def __enter__(self) -> FlakyServer:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -17,9 +17,9 @@ import pytest
 from flaky_server import FlakyServer
 
 from distgan.data import cache as cache_module
-from distgan.data import remote
+from distgan.data import failures
 from distgan.data.cache import RemoteShard, ShardCache, default_folder
-from distgan.data.remote import RemoteError, Stopped
+from distgan.data.failures import RemoteError, Stopped
 from distgan.errors import DataError
 
 SIZE = 300_000
@@ -28,9 +28,9 @@ ROOMY = 100 * SIZE
 WORKER = """
 import hashlib, json, os, random, sys
 from concurrent.futures import ThreadPoolExecutor
-from distgan.data import remote
+from distgan.data import failures
 from distgan.data.cache import RemoteShard, ShardCache
-remote.FIRST_PAUSE, remote.LONGEST_PAUSE = 0.01, 0.05
+failures.FIRST_PAUSE, failures.LONGEST_PAUSE = 0.01, 0.05
 folder, limit, threads, shards = json.loads(sys.argv[1])
 cache = ShardCache(folder, limit)
 def take(shard):
@@ -50,8 +50,8 @@ print(json.dumps([[digests[i] for i in range(len(shards))], cache.bytes_download
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(remote, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(failures, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(failures, "LONGEST_PAUSE", 0.05)
 
 
 @pytest.fixture

@@ -258,7 +258,8 @@ class TestCheckAgainst:
 
 def test_opening_shards_imports_neither_torch_nor_webdataset(made):
     code = (
-        "import sys; from distgan.data.index import open_shards; open_shards(sys.argv[1]); "
+        "import sys; from distgan.config.schema import Data; from distgan.data.dataset import open_dataset; "
+        "open_dataset(Data(shards=sys.argv[1], resolution=16)); "
         "print([m for m in ('torch', 'torchvision', 'webdataset') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, made], capture_output=True, text=True, check=True)

@@ -410,3 +410,14 @@ def picture_at(shards, row):
         return np.asarray(Image.open(io.BytesIO(data)))
     pixels = np.frombuffer(data, np.uint8).reshape(side, side, -1)
     return pixels if pixels.shape[2] == 3 else pixels[..., 0]
+
+
+def test_shuffle_mixes_the_pictures_over_the_shards_and_is_another_plan(run, tmp_path, capsys):
+    common = ["shapes", "--count", 600, "--resolution", 16, "--workers", 1, "--out"]
+    assert run(*common, tmp_path / "plain") == 0 and run(*common, tmp_path / "mixed", "--shuffle") == 0
+    plain, mixed = open_shards(tmp_path / "plain"), open_shards(tmp_path / "mixed")
+    assert sorted(plain.samples["crc"].tolist()) == sorted(mixed.samples["crc"].tolist())
+    assert plain.samples["crc"].tolist() != mixed.samples["crc"].tolist()
+    assert run(*common, tmp_path / "mixed") == 2
+    assert "made with other arguments" in capsys.readouterr().err
+    assert run(*common, tmp_path / "mixed", "--shuffle") == 0 and "nothing to do" in capsys.readouterr().out

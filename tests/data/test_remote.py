@@ -14,18 +14,10 @@ import pytest
 from flaky_server import FlakyServer
 from fsspec.implementations.memory import MemoryFileSystem
 
-from distgan.data import remote
-from distgan.data.remote import (
-    Denied,
-    RemoteError,
-    Stopped,
-    check_url,
-    download,
-    is_remote,
-    join_url,
-    read_small,
-    shown,
-)
+from distgan.data import failures, pipes, remote
+from distgan.data.failures import Denied, RemoteError, Stopped
+from distgan.data.remote import download, read_small
+from distgan.data.urls import check_url, is_remote, join_url, shown
 from distgan.errors import DataError
 
 DATA = random.Random(5).randbytes(1_000_003)
@@ -36,8 +28,8 @@ SECRET = "sig=S3CRET&token=abc"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(remote, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(failures, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(failures, "LONGEST_PAUSE", 0.05)
 
 
 @pytest.fixture
@@ -90,6 +82,7 @@ def test_paths_are_local(spec):
         ("pipe:curl -s -H 'Bearer 77' 'https://u:p@h/x.tar?k=1' | cat", "pipe:curl https://h/x.tar"),
         ("pipe:cat /data/x-01.tar | openssl enc -k 77", "pipe:cat /data/x-01.tar"),
         ("/a/b?c.tar", "/a/b?c.tar"),
+        ("file:///a/b?c#d.tar", "file:///a/b?c#d.tar"),
     ],
 )
 def test_what_is_shown_of_a_url_holds_no_secret(url, seen):
@@ -106,6 +99,11 @@ def test_what_is_shown_of_a_url_holds_no_secret(url, seen):
 )
 def test_a_name_is_joined_before_the_query(folder, joined):
     assert join_url(folder, "x 1.tar") == joined
+
+
+@pytest.mark.parametrize("path", ["/data/x.tar", "x.tar", "file:///data/x.tar"])
+def test_any_path_may_be_opened(path):
+    check_url(path, False)
 
 
 def test_an_unknown_scheme_is_refused_with_those_known():
@@ -214,7 +212,7 @@ def test_what_is_not_there_fails_at_once(server, size):
 
 
 def test_giving_up_is_one_line_without_the_query(server, url, monkeypatch):
-    monkeypatch.setattr(remote, "ATTEMPTS", 4)
+    monkeypatch.setattr(failures, "ATTEMPTS", 4)
     server.always["a.tar"] = "503"
     with pytest.raises(RemoteError) as caught:
         fetched(url.replace("http://", "http://joe:pw77@"))
@@ -232,7 +230,7 @@ def test_proxies_of_the_environment_are_used(server, monkeypatch):
 
 
 def test_no_server_at_all_is_told(monkeypatch):
-    monkeypatch.setattr(remote, "ATTEMPTS", 2)
+    monkeypatch.setattr(failures, "ATTEMPTS", 2)
     with pytest.raises(RemoteError, match=r"^http://127.0.0.1:9/x: gave up after 2 .*Connect") as caught:
         fetched("http://127.0.0.1:9/x?sig=77")
     assert "77" not in str(caught.value)
@@ -248,14 +246,14 @@ def test_pauses_double_up_to_a_bound(monkeypatch):
     monkeypatch.undo()
     recorder = Recorder()
     with pytest.raises(RemoteError):
-        remote._patiently("x://y", lambda: open("/nonexistent/x/y").name / 0, lambda: 0, recorder)
+        failures.patiently("x://y", lambda: open("/nonexistent/x/y").name / 0, lambda: 0, recorder)
     assert recorder.pauses == []
 
     def refuse():
         raise ConnectionResetError
 
     with pytest.raises(RemoteError, match="10 attempts"):
-        remote._patiently("x://y", refuse, lambda: 0, recorder)
+        failures.patiently("x://y", refuse, lambda: 0, recorder)
     assert recorder.pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10])
 
 
@@ -350,7 +348,7 @@ class TestOtherStores:
             return DATA if given == "whole" else DATA[start:end] if given == "errors" else part[given]
 
         monkeypatch.setattr(MemoryFileSystem, "cat_file", cat_file)
-        monkeypatch.setattr(remote, "ATTEMPTS", 3)
+        monkeypatch.setattr(failures, "ATTEMPTS", 3)
         if given == "nothing":
             with pytest.raises(RemoteError, match="no bytes after 5 of"):
                 fetched(stored, have=DATA[:5])
@@ -415,6 +413,6 @@ class TestPipes:
         assert not (tmp_path / "alive").exists()
 
     def test_a_command_that_is_silent_for_too_long_is_ended(self, monkeypatch):
-        monkeypatch.setattr(remote, "PIPE_SILENCE_SECONDS", 0.2)
+        monkeypatch.setattr(pipes, "SILENCE_SECONDS", 0.2)
         with pytest.raises(RemoteError, match="printed nothing for 0 s"):
             fetched("pipe:sleep 777", allow_shell=True)

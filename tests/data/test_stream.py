@@ -196,3 +196,20 @@ def test_the_time_spent_waiting_is_counted(uneven):
     next(stream)
     assert 0 < stream.wait_seconds < 10
     stream.close()
+
+
+def test_a_window_over_shards_sorted_by_class_is_warned_of(tmp_path):
+    members = [(f"{n:03d}", n // 10) for n in range(80)]
+    for name, mixed in (("sorted", False), ("mixed", True)):
+        order = sorted(members, key=lambda member: member[0][::-1]) if mixed else members
+        for shard in range(8):
+            parts = [
+                (f"{key}.{form}", data)
+                for key, label in order[shard * 10 : shard * 10 + 10]
+                for form, data in (("npy", encoded(pixels_of(int(key)), "npy")), ("cls", str(label).encode()))
+            ]
+            write_tar(tmp_path / name / f"x-{shard}.tar", parts)
+    warned = "a window of 2 of them holds at most 2 of 8 classes; use a larger data.window, or prepare"
+    assert warned in dataset(tmp_path / "sorted", order="window", window=2).summary()
+    for name, other in (("mixed", {"order": "window", "window": 2}), ("sorted", {}), ("sorted", {"window": 8})):
+        assert "warning" not in dataset(tmp_path / name, **other).summary()
