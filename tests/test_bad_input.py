@@ -96,9 +96,9 @@ def test_a_picture_that_breaks_while_training_is_named(tiny, shapes_shards, tmp_
     broken = tmp_path / "broken"
     shutil.copytree(shapes_shards, broken)
     for shard in broken.glob("*.tar"):
-        shard.write_bytes(shard.read_bytes().replace(b"IDAT", b"XXXX"))
+        shard.write_bytes(shard.read_bytes().replace(b"NUMPY", b"XXXXX").replace(b"\x18\x18\x18", b"\x18\x18\x19"))
     errors = refused(*tiny, f"data.shards={broken}")
-    assert "picture" in errors and ".tar" in errors
+    assert "it has changed since it was indexed" in errors and ".tar" in errors and ".npy" in errors
     assert (tmp_path / "run" / "status").read_text() == "failed\n"
 
 
