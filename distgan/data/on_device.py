@@ -78,8 +78,9 @@ class CopiedAhead:
 
     def close(self) -> None:
         self._stopped.set()
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=1)  # longer only where it waits for a shard, which closing ends
         self._batches.close()
+        self._thread.join(timeout=5)
 
 
 class Resident:

@@ -89,7 +89,12 @@ def _remote(spec: str) -> list[Named]:
 
 
 def locate(folder: str, name: str) -> str:
-    """Where a shard of an index lies: the index may name whole paths or URLs, or files beside itself."""
+    """Where a shard of an index lies: the index may name whole paths or URLs, or files beside itself.
+
+    Raises `DataError` where an index from far away names a file of this machine, or a command.
+    """
+    if is_remote(folder) and (name.startswith(("pipe:", "file:")) or os.path.isabs(name)):
+        raise DataError(f"{shown(folder)}: its {INDEX_FILE} names {shown(name)}, which is not far away; do not use it")
     if is_remote(name) or os.path.isabs(name):
         return name
     return join_url(folder, name) if is_remote(folder) else os.path.join(folder, name)

@@ -111,11 +111,13 @@ class Stream:
         self._plan, self._pictures, self._source = plan, pictures, source or pictures
         self._shape = (plan.local, pictures.decoder.bytes)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="stream")
-        self._parts = max(1, min(threads, plan.local // _ROWS_OF_A_TASK))
+        self._parts = max(1, min(-(-threads // _AHEAD), plan.local // _ROWS_OF_A_TASK))  # of a batch: busy all the same
         self._pin = pin
         self._planned = self._taken = self._epoch = 0
         self._ahead: deque[tuple[Batch, list[Future]]] = deque()
         self._needs = plan.needs(pictures.shard_of) if pictures.shelf.is_remote else None
+        self._batches_of_epoch = -(-plan.order.count // plan.batch_size)
+        self._last_read = 0
         self.wait_seconds = 0.0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -141,22 +143,30 @@ class Stream:
         return self._pictures.replaced
 
     def _start(self, number: int) -> tuple[Batch, list[Future]]:
-        if self._needs is not None:
-            self._pictures.shelf.want(self._needs.before(number))
         samples = self._plan.batch(number)
         rows = torch.empty(self._shape, dtype=torch.uint8, pin_memory=self._pin)
         batch = Batch(
             as_pictures(rows, self._pictures.decoder.shape),
             torch.empty(len(samples), dtype=torch.int64, pin_memory=self._pin),
         )
-        parts = (
-            [] if self._source.read_at_once(samples, rows, batch.labels) else self._read(samples, rows, batch.labels)
-        )
+        self._fetch_ahead(number)
+        if self._source.read_at_once(samples, rows, batch.labels):
+            parts = []
+        else:
+            parts, self._last_read = self._read(samples, rows, batch.labels), number
         coming = self._plan.next_epoch(number)
         if coming != self._epoch:  # its order is made while this epoch is read
             self._epoch = coming
             self._pool.submit(self._plan.order.epoch, coming)
         return batch, parts
+
+    def _fetch_ahead(self, number: int) -> None:
+        """Asks for the remote shards of batch `number` and the next ones; not when all that an epoch has needed was in
+        memory."""
+        if self._needs is not None:
+            wanted = self._needs.before(number)
+            if number - self._last_read <= self._batches_of_epoch:
+                self._pictures.shelf.want(wanted)
 
     def _read(self, samples: np.ndarray, rows: Tensor, labels: Tensor) -> list[Future]:
         edges = [len(samples) * part // self._parts for part in range(self._parts + 1)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -64,6 +64,15 @@ def start(tmp_path):
         process.communicate()
 
 
+def bytes_in(cache: Path) -> int:
+    """Of the whole shards; one may be removed while they are looked at."""
+    found = 0
+    for path in cache.glob("*.tar"):
+        with contextlib.suppress(FileNotFoundError):
+            found += path.stat().st_size
+    return found
+
+
 def joined(processes, batches: int) -> list[int]:
     """The global batches that the processes printed, each of which must have ended well."""
     printed = []
@@ -120,7 +129,7 @@ def test_a_cache_smaller_than_the_set_serves_a_window(tmp_path):
         stream = data.stream(24, 0, 0, Place())
         for _ in range(300):
             found += numbers_of(next(stream).pixels)
-            most = max(most, sum(os.stat(path).st_size for path in cache.glob("*.tar") if path.exists()))
+            most = max(most, bytes_in(cache))
         stream.close()
         assert found == calm and most <= limit * 1e6
         assert server.sent("set/x-00000.tar") >= 2 * size  # the second epoch fetched it again
@@ -192,3 +201,27 @@ def test_closing_does_not_wait_for_a_server_that_hangs(shards, tmp_path):
         started = time.perf_counter()
         stream.close()
         assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize("name", ["pipe:touch owned", "/etc/hostname", "file:///etc/hostname"])
+def test_an_index_far_away_may_not_name_files_or_commands_of_this_machine(shards, tmp_path, name):
+    index = shards / "index.json"
+    index.write_text(index.read_text().replace("x-00001.tar", name))
+    with FlakyServer(shards.parent) as server:
+        with pytest.raises(DataError, match="which is not far away; do not use it"):
+            dataset(server.url("set/"), cache=str(tmp_path / "cache"), allow_shell=True)
+
+
+def test_a_set_that_is_in_memory_is_not_fetched_again(shards, tmp_path):
+    size = max(path.stat().st_size for path in shards.glob("*.tar"))
+    small = {"cache": str(tmp_path / "cache"), "cache_size": f"{7 * size / 1e6:.3f} MB"}
+    with FlakyServer(shards.parent) as server:
+        data = dataset(server.url("set/"), **small, order="window", window=1, tier="memory")
+        stream = data.stream(24, 0, 0, Place())
+        for _ in range(3 * 9):
+            next(stream)
+        asked = len(server.seen)
+        for _ in range(4 * 9):
+            next(stream)
+        stream.close()
+        assert len(server.seen) == asked > 8
