@@ -13,7 +13,7 @@ from launching import TINY
 from torch import nn
 
 from distgan.config import load_config
-from distgan.data.index import open_shards
+from distgan.data.dataset import open_dataset
 from distgan.run_folder import RunFolder
 from distgan.runtime import Runtime
 from distgan.stopping import StopSignals
@@ -56,7 +56,7 @@ def train(rank: int, shards: Path, folder: Path, settings: list[str]) -> tuple[l
     config = load_config([TINY], [f"data.shards={shards}", f"run_dir={folder}", *SETTINGS, *settings])
     runtime, run = Runtime(config), RunFolder(config.run_dir)
     run.create()
-    trainer = Trainer(config, runtime, open_shards(config.data.shards), run)
+    trainer = Trainer(config, runtime, open_dataset(config.data), run)
     sizes = {phase.name: runtime.count_reductions(phase.objective) for phase in trainer.phases}
     called = _count_collectives()
     steps, step = [], trainer._step
