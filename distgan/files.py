@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import BinaryIO
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write that gets its name when all of it is on the disk, and vanishes when that fails."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.part")  # another machine may write it too
     try:
         with open(part, "wb") as file:
             yield file

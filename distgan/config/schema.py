@@ -28,6 +28,12 @@ def _group(value: int) -> int:
     return value
 
 
+def _held_out(value: object) -> object:
+    if value is None or isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+        return value
+    raise ValueError('an amount with a unit, such as "1000 images" or "2 shards", or names of shards')
+
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -62,7 +68,7 @@ class Data(Section):
     partitions: Count = 1
     """Parts of the set that each fill an equal part of every batch: a machine reads the shards of its parts alone. A
     multiple of the number of machines; the order depends on it, and not on the machines."""
-    holdout: str | list[str] | None = None
+    holdout: Annotated[str | list[str] | None, BeforeValidator(_held_out)] = None
     """Never trained on: `"1000 images"` of all shards, `"2 shards"` from the end, or names or patterns of shards."""
     tier: Literal["auto", "device", "memory", "stream"] = "auto"
     """Where decoded pictures are kept: all on the device, all in memory that the processes of a machine share, or

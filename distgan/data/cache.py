@@ -14,6 +14,7 @@ import hashlib
 import io
 import os
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,10 +41,14 @@ WAYS_OUT = {
 
 
 def default_folder() -> Path:
-    """Where the cache lies unless told otherwise: $DISTGAN_CACHE, else `distgan` in the user's cache folder."""
+    """Where the cache lies unless told otherwise: $DISTGAN_CACHE, else `distgan` in the user's cache folder, or among
+    the temporary files for a user without a home."""
     if named := os.environ.get("DISTGAN_CACHE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "distgan"
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "distgan"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"distgan-{os.getuid()}"
 
 
 @dataclass(frozen=True)

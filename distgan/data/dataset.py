@@ -85,10 +85,10 @@ class Indexed:
 
     def _warning(self) -> str:
         """What is to be said of a window over shards that are sorted by class; mostly nothing."""
-        classes = len(self.shards.classes)
+        classes = classes_in_windows(self.shards, 0)[1] if self.data.order == "window" else 0
         if self.data.order != "window" or classes < 2 or self.data.window >= len(self.shards.shards):
             return ""
-        seen = classes_in_windows(self.shards, self.data.window)
+        seen, _ = classes_in_windows(self.shards, self.data.window)
         if seen > _FEW * classes:
             return ""
         return (
@@ -124,8 +124,10 @@ class Indexed:
         pictures = self._pictures(self.split.train)
         rows = torch.empty(count, pictures.decoder.bytes, dtype=torch.uint8)
         plan = self._plan(self.split.train, count, seed, 0, Place(), partitions=1)
+        samples = plan.batch(0)
+        pictures.shelf.want(sorted(set(pictures.shard_of[samples].tolist())))
         try:
-            pictures.read(plan.batch(0), rows, torch.empty(count, dtype=torch.int64))
+            pictures.read(samples, rows, torch.empty(count, dtype=torch.int64))
         finally:
             pictures.shelf.close()
         return as_pictures(rows, pictures.decoder.shape)
@@ -217,13 +219,13 @@ class Unindexed:
             batches.close()
 
 
-def classes_in_windows(shards: ShardSet, window: int) -> float:
-    """How many classes a window of so many shards, drawn at random, holds on average at most."""
+def classes_in_windows(shards: ShardSet, window: int) -> tuple[float, int]:
+    """How many classes a window of so many shards drawn at random holds at most, on average, and how many there are."""
     import numpy as np
 
     labels = shards.samples["label"]
-    of_shard = [len(np.unique(labels[a:b])) for a, b in pairwise(shards.starts.tolist())]
-    return window * sum(of_shard) / len(of_shard)
+    of_shard = [set(np.unique(labels[a:b]).tolist()) for a, b in pairwise(shards.starts.tolist())]
+    return window * sum(map(len, of_shard)) / len(of_shard), len(set().union(*of_shard))
 
 
 def _check_cache(shards: ShardSet, data: Data, caching: Caching) -> None:
@@ -231,6 +233,6 @@ def _check_cache(shards: ShardSet, data: Data, caching: Caching) -> None:
     remote = sum(shard.bytes for shard in shards.shards if shard.is_remote)
     if data.order == "shuffle" and remote > caching.limit:
         raise ConfigError(
-            f"data.cache_size: {data.cache_size} cannot hold the {remote / 1e9:.1f} GB of remote shards, all of which "
-            "data.order shuffle has in use at once; make it larger, or use data.order: window"
+            f"data.cache_size: {data.cache_size} cannot hold the {-(-remote // 10**6)} MB of remote shards, all of "
+            "which data.order shuffle has in use at once; make it that large, or use data.order: window"
         )

@@ -75,7 +75,7 @@ def _jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
             place += 1
         marker = data[place]
         place += 1
-        if marker in _JPEG_ALONE:
+        if marker == 0 or marker in _JPEG_ALONE:  # 0: no marker at all, as libjpeg has it
             continue
         if marker in _JPEG_FRAMES:
             return struct.unpack_from(">HH", data, place + 3)

@@ -30,8 +30,8 @@ def split(shards: ShardSet, holdout: str | list[str] | None) -> Split:
     """
     if holdout is None:
         return Split(np.arange(shards.count, dtype=np.uint32), np.empty(0, np.uint32))
-    amount = re.fullmatch(r"\s*(\d+)\s+(images|shards)\s*", holdout) if isinstance(holdout, str) else None
-    if amount and amount[2] == "images":
+    amount = re.fullmatch(r"\s*(\d+)\s+(image|shard)s?\s*", holdout) if isinstance(holdout, str) else None
+    if amount and amount[2] == "image":
         held = _some(shards.count, int(amount[1]))
     else:
         chosen = _last(shards, int(amount[1])) if amount else _named(shards, holdout)

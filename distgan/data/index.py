@@ -127,8 +127,12 @@ def check_against(shards: ShardSet, resolution: int, channels: int, classes: int
     mend = ", ".join(f"{key}: {has}" for key, _, has in wrong)
     raise DataError(
         f"{shards.name}: the shards do not fit the config: {listed}. "
-        f"Set {mend}, or make other shards with `distgan prepare`"
+        f"Set {mend}{_or_crop(wrong)}, or make other shards with `distgan prepare`"
     )
+
+
+def _or_crop(wrong: list) -> str:
+    return ", or data.fit: crop (resizes while reading)" if any(key == "data.resolution" for key, *_ in wrong) else ""
 
 
 def _open_group(source: str, places: Sequence[str], caching: Caching) -> ShardSet:
@@ -211,18 +215,28 @@ def _pick(samples: np.ndarray, index: dict, numbers: list[int]) -> np.ndarray:
 
 
 def _join(sets: Sequence[ShardSet]) -> ShardSet:
-    """Shards of several folders as one set. Raises `DataError` where their pictures differ in kind."""
-    first = sets[0]
+    """Shards of several folders as one set; without labels where some have none. Raises `DataError` where their
+    pictures differ in kind."""
+    first, labelled = sets[0], all(one.classes for one in sets)
     for other in sets[1:]:
-        for what in ("resolution", "channels", "classes"):
+        for what in ("resolution", "channels", *(["classes"] if labelled else [])):
             mine, theirs = getattr(first, what), getattr(other, what)
             if mine != theirs:
-                raise DataError(f"{other.name}: {what} {theirs}, but {mine} in {first.name}; give shards of one kind")
+                raise DataError(
+                    f"data.shards: {what} {_listed(theirs)} in {other.name}, but {_listed(mine)} in {first.name}; name "
+                    "shards of one kind, or prepare them together"
+                )
     parts, before = [], 0
     for one in sets:
         part = np.array(one.samples)
         part["shard"] += before
+        part["label"] = part["label"] if labelled else -1
         before += len(one.shards)
         parts.append(part)
     shards = tuple(shard for one in sets for shard in one.shards)
-    return ShardSet(shards, np.concatenate(parts), first.resolution, first.channels, first.classes)
+    classes = first.classes if labelled else ()
+    return ShardSet(shards, np.concatenate(parts), first.resolution, first.channels, classes)
+
+
+def _listed(value: object) -> str:
+    return ", ".join(value[:12]) if isinstance(value, tuple) else str(value)

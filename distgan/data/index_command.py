@@ -11,7 +11,7 @@ from pathlib import Path
 from distgan.data.cache import default_folder
 from distgan.data.command import run_command
 from distgan.data.index_file import INDEX_FILE, JOURNAL_FILE, read_index
-from distgan.data.indexing import Caching, Indexed, build_index, default_caching, store_index
+from distgan.data.indexing import Caching, Indexed, build_index, default_caching, forget, store_index
 from distgan.data.shards import disk_errors, locked
 from distgan.data.specs import named_shards
 from distgan.data.summary import Summary
@@ -44,6 +44,7 @@ def make_index(
             if not indexed.head["count"]:
                 raise DataError(f"{specs[0]}: no pictures (.png, .jpg, .webp, .npy, .raw) in the shards")
             store_index(folder, places, indexed)
+            forget(places, caching)
     return _summary(folder, indexed, caching, places, time.monotonic() - started)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -123,9 +124,24 @@ def remote_samples(source: str, content: bytes, index: dict, caching: Caching) -
     kept = caching.folder / "indexes" / f"{samples_name(content)}.npy"
     with _alone(kept.with_suffix(".lock")):
         if not kept.exists():
-            with new_file(kept) as file:
-                download(join_url(source, SAMPLES_FILE), file, size=None)
-        return read_samples(kept, index)
+            try:
+                with new_file(kept) as file:
+                    download(join_url(source, SAMPLES_FILE), file, size=None)
+            except OSError as error:
+                raise DataError(
+                    f"data.cache {caching.folder}: cannot be written ({error.strerror}); name a folder that can"
+                ) from None
+        samples = read_samples(kept, index)
+        if samples is None:
+            kept.unlink(missing_ok=True)
+            if index["version"] > 1:
+                raise DataError(f"{shown(source)}: its {SAMPLES_FILE} does not fit its {INDEX_FILE}; copy both again")
+        return samples
+
+
+def forget(places: Sequence[str], caching: Caching) -> None:
+    """Removes what is kept of an index of these tars, which may have changed."""
+    shutil.rmtree(caching.folder / "indexes" / _name_of(places), ignore_errors=True)
 
 
 def _index_one(place: str, cache: ShardCache | None, wants_form: bool) -> tuple[dict, np.ndarray, tuple | None]:

@@ -84,26 +84,41 @@ class CopiedAhead:
 
 
 class Resident:
-    """Every picture of a set, decoded, on one device."""
+    """Every picture of a plan, decoded, on one device."""
 
-    def __init__(self, pictures: Pictures, source: Source | None, device: torch.device, threads: int, first: float = 0):
-        """Decodes all samples; `first`, a share of the set, says where to begin: the processes of a machine that decode
-        into one memory begin at different places."""
-        self.pictures, count = pictures, pictures.count
+    def __init__(
+        self,
+        plan: Plan,
+        pictures: Pictures,
+        source: Source | None,
+        device: torch.device,
+        threads: int,
+        first: float = 0,
+    ) -> None:
+        """Decodes all samples of the plan, shard after shard; `first`, a share of them, says where to begin: the
+        processes of a machine that decode into one memory begin at different places."""
+        self.pictures, self._plan, count = pictures, plan, plan.order.count
         self.table = torch.empty(count, pictures.decoder.bytes, dtype=torch.uint8, device=device)
         self.labels = torch.empty(count, dtype=torch.int64, device=device)
-        self._source, self._pin = source or pictures, device.type == "cuda"
+        self._pin = device.type == "cuda"
         starts = [*range(0, count, _FILL)]
         turn = int(first * len(starts))
+        shard_of, kept = pictures.shard_of, -1
         with Progress("decode", count) as progress, ThreadPoolExecutor(threads) as pool:
-            for done in pool.map(self._fill, starts[turn:] + starts[:turn]):
+            order = starts[turn:] + starts[:turn]
+            for start, done in zip(order, pool.map(lambda at: self._fill(source or pictures, at), order), strict=True):
+                last = int(shard_of[plan.samples(np.array([start + done - 1]))[0]])
+                kept = -1 if last < kept else kept
+                pictures.shelf.give_up(range(max(kept, 0), last))  # a remote one may now leave the cache
+                kept = last
                 progress.advance(done)
+        pictures.shelf.give_up(range(len(pictures.shelf)))
 
-    def _fill(self, start: int) -> int:
-        samples = np.arange(start, min(start + _FILL, len(self.table)))
+    def _fill(self, source: Source, start: int) -> int:
+        samples = self._plan.samples(np.arange(start, min(start + _FILL, len(self.table))))
         rows = torch.empty(len(samples), self.table.shape[1], dtype=torch.uint8, pin_memory=self._pin)
         labels = torch.empty(len(samples), dtype=torch.int64)
-        self._source.read(samples, rows, labels)
+        source.read(samples, rows, labels)
         self.table[start : start + len(samples)] = rows
         self.labels[start : start + len(samples)] = labels
         return len(samples)
@@ -122,7 +137,7 @@ class ResidentStream:
         return self
 
     def __next__(self) -> Batch:
-        samples = self._on_device(torch.from_numpy(self._plan.batch(self._number)))
+        samples = self._on_device(torch.from_numpy(self._plan.places(self._number)))
         coming = self._plan.next_epoch(self._number)
         if coming != self._epoch:
             self._epoch = coming

@@ -56,11 +56,15 @@ class Order:
         return found
 
     def epoch(self, epoch: int) -> np.ndarray:
-        """All samples in the order of an epoch, uint32 [count]. Two epochs are remembered; any thread may ask."""
+        """All samples in the order of an epoch, uint32 [count]. Two epochs are remembered; any thread may ask, and
+        waits only for one that is being made."""
+        known = self._epochs.get(epoch)
+        if known is not None:
+            return known
         with self._lock:
             if epoch not in self._epochs:
-                self._epochs = {e: order for e, order in self._epochs.items() if abs(e - epoch) == 1}
-                self._epochs[epoch] = self._permuted(epoch)
+                near = {e: order for e, order in self._epochs.items() if abs(e - epoch) == 1}
+                self._epochs = {**near, epoch: self._permuted(epoch)}
             return self._epochs[epoch]
 
     def _permuted(self, epoch: int) -> np.ndarray:

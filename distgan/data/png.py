@@ -36,7 +36,7 @@ def check_png(data: bytes | memoryview) -> None:
     if header is None or not compressed:
         raise ValueError("a PNG without a header or without pixels")
     passes = _passes(*header)
-    _check_filters(_inflated(compressed, sum(rows * length for rows, length in passes)), passes)
+    _check_filters(_inflated(compressed, passes), passes)
 
 
 def _chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, memoryview]]:
@@ -69,14 +69,28 @@ def _passes(width: int, height: int, depth: int, colour: int, *rest: int) -> lis
     return [(rows, 1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0 and rows > 0]
 
 
-def _inflated(compressed: list[memoryview], wanted: int) -> bytes:
-    stream = zlib.decompressobj()
+def _inflated(compressed: list[memoryview], passes: list[tuple[int, int]]) -> bytes:
+    """The rows of all passes, with the window that the stream itself asks for, and row by row where that is a small
+    one: so does libpng, to which a distance that reaches farther back is damage."""
+    wanted = sum(rows * length for rows, length in passes)
+    whole = compressed[0] if len(compressed) == 1 else memoryview(b"".join(compressed))
+    small = len(whole) > 0 and whole[0] >> 4 < 7
+    if small and len(passes) > 1:
+        raise ValueError("an interlaced PNG with a small window, which cannot be checked")
+    stream, parts, found = zlib.decompressobj(wbits=0), [], 0
+    step, piece = (passes[0][1], 4096) if small else (wanted, len(whole))
     try:
-        whole = compressed[0] if len(compressed) == 1 else b"".join(compressed)
-        pixels = stream.decompress(whole, wanted)
-        more = b"" if stream.eof else stream.decompress(stream.unconsumed_tail, 1)  # its checksum comes last
+        for start in range(0, len(whole), max(piece, 1)):
+            rest = whole[start : start + piece]
+            while len(rest) and found < wanted:
+                parts.append(stream.decompress(rest, min(step, wanted - found)))
+                found, rest = found + len(parts[-1]), stream.unconsumed_tail
+            more = b"" if stream.eof or not len(rest) else stream.decompress(rest, 1)  # its checksum comes last
+            if more:
+                break
     except zlib.error as error:
         raise ValueError(f"a damaged PNG ({error})") from None
+    pixels = b"".join(parts)
     if len(pixels) < wanted:
         raise ValueError(f"a PNG with {len(pixels)} bytes of pixels where {wanted} are due")
     if more or not stream.eof:

@@ -269,7 +269,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--shard-size", type=int, default=DEFAULT_SHARD_SIZE, metavar="N", help=size)
     add("--workers", type=int, metavar="N", help="processes (default: one a core)")
     add("--shuffle", action="store_true", help="mix the pictures over the shards (for data.order: window)")
-    add("--max", type=int, dest="max_pictures", metavar="N", help="only the first N pictures")
+    add("--max", type=int, dest="max_pictures", metavar="N", help="only the first N pictures (of the shuffled ones)")
     add("--strict", action="store_true", help="fail at the first picture that cannot be read")
     add("--download", action="store_true", help="fetch mnist, cifar10 or celeba into INPUT first")
     add("--overwrite", action="store_true", help="replace the shards that are in DIR")

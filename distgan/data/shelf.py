@@ -32,6 +32,9 @@ class Shelf:
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="shards") if self._remote else None
 
+    def __len__(self) -> int:
+        return len(self._shards)
+
     @property
     def is_remote(self) -> bool:
         """Whether any shard has to be fetched."""
@@ -39,7 +42,13 @@ class Shelf:
 
     def descriptor(self, number: int) -> int:
         """An open file of the whole shard; waits for a remote one. Raises `DataError` where it cannot be had."""
-        self.ready[number] = descriptor = self._ask(number).result()
+        future = self._ask(number)
+        if future.done() and future.exception() is not None:  # it failed ahead of need, perhaps long ago: once more
+            with self._lock:
+                if self._open.get(number) is future:
+                    del self._open[number]
+            future = self._ask(number)
+        self.ready[number] = descriptor = future.result()
         return descriptor
 
     def want(self, numbers: Iterable[int]) -> None:

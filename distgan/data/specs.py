@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from distgan.data.index_file import INDEX_FILE, JOURNAL_FILE, read_index
 from distgan.data.remote import read_small
-from distgan.data.urls import check_url, is_remote, join_url, shown
+from distgan.data.urls import EXTRAS, check_url, is_remote, join_url, shown
 from distgan.errors import DataError
 
 Spec = str | os.PathLike | Sequence[str | os.PathLike]
@@ -69,12 +69,25 @@ def _expand(spec: str) -> list[Named]:
     return _beside([os.path.abspath(place) for place in places])
 
 
+def _refuse_strangers(folder: Path, known: set[str]) -> None:
+    """A tar that was added after the index was made would be left out without a word."""
+    unknown = sorted(path.name for path in folder.glob("[!.]*.tar") if path.name not in known)
+    if unknown and any("/" not in name for name in known):
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise DataError(
+            f"{folder}: holds a tar that its {INDEX_FILE} does not know ({unknown[0]}{more}); index the folder anew "
+            f"with `distgan index {folder}`, or name the tars that are meant, e.g. {folder}/NAME-*.tar"
+        )
+
+
 def _beside(places: Sequence[str]) -> list[Named]:
     return [Named(place, folder_of(place)) for place in places]
 
 
 def _remote(spec: str) -> list[Named]:
     """A tar or a brace pattern of tars at a URL, or the folder of an index there."""
+    if not spec.startswith("pipe:") and any(mark in spec.split("?")[0] for mark in "*["):
+        raise DataError(f"{shown(spec)}: no patterns at a URL but braces; write for example x-{{00000..00007}}.tar")
     check_url(spec, allow_shell=True)  # whether a command may be run is asked where it would be
     if spec.startswith("pipe:") or ".tar" in spec.split("?")[0]:
         return _beside(braces(spec))
@@ -93,7 +106,8 @@ def locate(folder: str, name: str) -> str:
 
     Raises `DataError` where an index from far away names a file of this machine, or a command.
     """
-    if is_remote(folder) and (name.startswith(("pipe:", "file:")) or os.path.isabs(name)):
+    elsewhere = os.path.isabs(name) or ":" in name
+    if is_remote(folder) and elsewhere and ("::" in name or name.partition("://")[0] not in EXTRAS):
         raise DataError(f"{shown(folder)}: its {INDEX_FILE} names {shown(name)}, which is not far away; do not use it")
     if is_remote(name) or os.path.isabs(name):
         return name
@@ -104,10 +118,18 @@ def _in_folder(folder: Path) -> list[Named]:
     base = os.path.abspath(folder)
     index = read_index(folder / INDEX_FILE)
     if index is not None:
+        if index.get("source") == "index":  # what lies beside the shards of a prepare is none of its pictures
+            _refuse_strangers(folder, {shard["name"] for shard in index["shards"]})
         return [Named(locate(base, shard["name"]), base) for shard in index["shards"]]
     if (folder / JOURNAL_FILE).exists():
         raise DataError(f"{folder}: its prepare has not finished; run the same command again, it goes on")
     tars = sorted(path.name for path in folder.glob("*.tar") if not path.name.startswith("."))
+    packed = [path.name for path in folder.iterdir() if path.name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"))]
+    if not tars and packed:
+        raise DataError(
+            f"{folder}: its tars are compressed ({packed[0]}), and cannot be indexed; unpack them to plain .tar, or "
+            "name them in data.shards with data.order: resampled"
+        )
     if not tars:
         make = f"distgan prepare SOURCE INPUT --out {folder}"
         raise DataError(f"{folder}: no shards (.tar) here; make them with `{make}`")

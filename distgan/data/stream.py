@@ -88,8 +88,15 @@ class Plan:
 
     def batch(self, number: int) -> np.ndarray:
         """The samples of batch `number`, int64 [n], counted from the first."""
-        found = self.order.samples(self.start + number * self.batch_size + self.offsets)
-        return found if self._samples is None else self._samples[found].astype(np.int64)
+        return self.samples(self.places(number))
+
+    def places(self, number: int) -> np.ndarray:
+        """The places of these samples among all that the order speaks of."""
+        return self.order.samples(self.start + number * self.batch_size + self.offsets)
+
+    def samples(self, places: np.ndarray) -> np.ndarray:
+        """The samples at these places."""
+        return places if self._samples is None else self._samples[places].astype(np.int64)
 
     def next_epoch(self, number: int) -> int:
         """The epoch after the one that batch `number` begins in."""

@@ -30,7 +30,7 @@ def open_tier(data: Data, plan: Plan, pictures: Pictures, place: Place) -> Batch
     memory, told = None, tier
     if place.local_rank == 0:
         _check_room(tier, data.tier, pictures, device)
-        if tier == "memory" or (tier == "device" and place.local_size > 1):
+        if tier == "memory" or (tier == "device" and place.local_size > 1 and _fits_in_memory(pictures)):
             memory = SharedPictures(pictures, pictures.count)
             told = f"{tier} {memory.address}"
     tier, _, address = place.share(told).partition(" ")
@@ -38,7 +38,10 @@ def open_tier(data: Data, plan: Plan, pictures: Pictures, place: Place) -> Batch
         memory = SharedPictures(pictures, pictures.count, None if address == "None" else address)
     if tier == "device":
         first = place.local_rank / place.local_size
-        return ResidentStream(plan, Resident(pictures, memory, device, threads, first))
+        resident = Resident(plan, pictures, memory, device, threads, first)
+        if memory is not None:
+            memory.close()
+        return ResidentStream(plan, resident)
     batches = Stream(plan, pictures, memory, threads=threads, pin=device.type == "cuda")
     return on_device(batches, place.device)
 
@@ -54,8 +57,11 @@ def _suggested(pictures: Pictures, device: torch.device) -> str:
         free = torch.cuda.mem_get_info(device)[0]
         if pictures.count * (length + 8) <= free * _SHARE_OF_DEVICE:
             return "device"
-    room = available_memory() * _SHARE_OF_MEMORY
-    return "memory" if needed(pictures.count, length) <= room else "stream"
+    return "memory" if _fits_in_memory(pictures) else "stream"
+
+
+def _fits_in_memory(pictures: Pictures) -> bool:
+    return needed(pictures.count, pictures.decoder.bytes) <= available_memory() * _SHARE_OF_MEMORY
 
 
 def _check_room(tier: str, asked: str, pictures: Pictures, device: torch.device) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from made_shards import dataset, encoded, numbers_of, pixels_of, read, write_shards, write_tar
 
+from distgan.data.headers import picture_size
 from distgan.data.place import Place
 from distgan.errors import DataError, PictureError, ReadError
 
@@ -184,3 +185,19 @@ def test_a_copy_elsewhere_is_the_same_set(shards, tmp_path):
     assert dataset(shards).fingerprint == dataset(tmp_path / "copy").fingerprint
     spoiled = write_shards(tmp_path / "other", [6, 6, 5], "npy", labelled=True)
     assert dataset(spoiled).fingerprint != dataset(shards).fingerprint
+
+
+def test_a_jpeg_that_hides_its_size_is_read_as_the_decoder_reads_it():
+    """FF 00 is no marker: a reader that takes it for one skips the frame that the decoder obeys."""
+    frame = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 12_000, 12_000, 3) + bytes(9)
+    small = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 16, 16, 3) + bytes(9)
+    hidden = b"\xff\xd8\xff\x00" + struct.pack(">H", 2 + len(frame)) + frame + small
+    assert picture_size(hidden) == (12_000, 12_000)
+
+
+@pytest.mark.parametrize("tier", ["stream", "memory", "device"])
+def test_a_bad_picture_that_is_held_out_harms_no_training(tmp_path, tier):
+    folder = write_shards(tmp_path, [8, 8], "png")
+    data = dataset(folder, holdout="x-00001.tar", tier=tier)
+    spoil(folder, 11)
+    assert sorted(read(data, 4, batch_size=2)) == list(range(8))

@@ -92,7 +92,7 @@ class TestSpecs:
 
     def test_folders_of_different_kind_are_not_joined(self, made, tmp_path):
         write_tar(tmp_path / "x.tar", [("1.png", png(1))])
-        with pytest.raises(DataError, match="resolution 20, but 16 in"):
+        with pytest.raises(DataError, match="data.shards: resolution 20 in .*, but 16 in"):
             open_shards([made, tmp_path])
 
     @pytest.mark.parametrize("spec", ["nosuch://b/x.tar", "nosuch://b/x-{0..3}.tar"])
@@ -338,3 +338,27 @@ def test_ten_thousand_samples_of_a_thousand_shards_are_opened_within_seconds(tmp
             file.truncate(10240)
     opened = open_shards(tmp_path)
     assert isinstance(opened.samples, np.memmap) and opened.count == 10_000 and len(opened.shards) == 1000
+
+
+def test_a_tar_added_to_an_indexed_folder_is_not_left_out_without_a_word(tmp_path):
+    write_tar(tmp_path / "x-0.tar", [("1.png", png(1))])
+    assert open_shards(tmp_path).count == 1
+    write_tar(tmp_path / "x-1.tar", [("2.png", png(2))])
+    with pytest.raises(DataError, match=r"a tar that its index.json does not know \(x-1.tar\); index the folder anew"):
+        open_shards(tmp_path)
+    assert open_shards(f"{tmp_path}/x-*.tar").count == 2
+
+
+def test_shards_with_and_without_labels_are_joined_without_labels(tmp_path):
+    write_tar(tmp_path / "a" / "x.tar", [("1.png", png(1)), ("1.cls", b"0")])
+    write_tar(tmp_path / "b" / "y.tar", [("2.png", png(2))])
+    both = open_shards([tmp_path / "a", tmp_path / "b"])
+    assert both.classes == () and both.samples["label"].tolist() == [-1, -1]
+    with pytest.raises(DataError, match="data.classes is 1 but the shards have 0"):
+        check_against(both, 20, 1, 1)
+
+
+def test_a_folder_of_compressed_tars_says_so(tmp_path):
+    (tmp_path / "x.tar.gz").write_bytes(b"x")
+    with pytest.raises(DataError, match="its tars are compressed .* data.order: resampled"):
+        open_shards(tmp_path)

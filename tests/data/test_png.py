@@ -127,3 +127,29 @@ def test_thousands_of_damaged_pictures_end_no_process():
     assert done.returncode == 0, done.stderr[-2000:]
     refused, decoded = map(int, done.stdout.split())
     assert refused > 1000 and decoded > 100
+
+
+def test_a_stream_that_reaches_behind_its_own_window_is_refused():
+    """libpng takes the window that the stream names; what reaches farther back would end the process."""
+    row = np.random.default_rng(0).integers(0, 256, 300, np.uint8).tobytes()
+    pixels = b"".join(b"\0" + row for _ in range(8))
+    sound = zlib.compress(pixels, 9)
+    for bits, ok in ((15, True), (8, False)):
+        first = (bits - 8) << 4 | 8
+        second = next(n for n in range(0, 256) if (first * 256 + n) % 31 == 0 and not n & 0x20)
+        stream = bytes([first, second]) + sound[2:]
+        header = struct.pack(">IIBBBBB", 100, 8, 8, 2, 0, 0, 0)
+        data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
+        if ok:
+            check_png(data)
+        else:
+            with pytest.raises(ValueError, match="damaged PNG"):
+                check_png(data)
+
+
+def test_a_small_window_that_suffices_is_sound():
+    pixels = b"".join(b"\0" + bytes(range(60)) for _ in range(20))
+    compressor = zlib.compressobj(9, zlib.DEFLATED, 9)
+    stream = compressor.compress(pixels) + compressor.flush()
+    header = struct.pack(">IIBBBBB", 20, 20, 8, 2, 0, 0, 0)
+    check_png(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", stream) + chunk(b"IEND", b""))

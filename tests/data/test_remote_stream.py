@@ -203,7 +203,9 @@ def test_closing_does_not_wait_for_a_server_that_hangs(shards, tmp_path):
         assert time.perf_counter() - started < 5
 
 
-@pytest.mark.parametrize("name", ["pipe:touch owned", "/etc/hostname", "file:///etc/hostname"])
+@pytest.mark.parametrize(
+    "name", ["pipe:touch owned", "/etc/hostname", "file:///etc/hostname", "zip://a.tar::file:///b.zip"]
+)
 def test_an_index_far_away_may_not_name_files_or_commands_of_this_machine(shards, tmp_path, name):
     index = shards / "index.json"
     index.write_text(index.read_text().replace("x-00001.tar", name))
@@ -225,3 +227,11 @@ def test_a_set_that_is_in_memory_is_not_fetched_again(shards, tmp_path):
             next(stream)
         stream.close()
         assert len(server.seen) == asked > 8
+
+
+def test_a_set_larger_than_the_cache_is_decoded_onto_the_device(shards, tmp_path):
+    size = max(path.stat().st_size for path in shards.glob("*.tar"))
+    with FlakyServer(shards.parent) as server:
+        small = {"cache": str(tmp_path / "cache"), "cache_size": f"{4 * size / 1e6:.3f} MB"}
+        data = dataset(server.url("set/"), **small, order="window", window=1, tier="device")
+        assert read(data, 9, batch_size=24) == read(dataset(shards, order="window", window=1), 9, batch_size=24)

@@ -119,8 +119,8 @@ def test_a_set_on_the_device_is_decoded_from_anywhere_on(shards):
     for first in (0.0, 0.5):
         data = dataset(shards)
         pictures = data._pictures(data.split.train)
-        resident = Resident(pictures, None, torch.device("cpu"), 2, first)
-        stream = ResidentStream(data._plan(data.split.train, 8, 0, 0, Place()), resident)
+        plan = data._plan(data.split.train, 8, 0, 0, Place())
+        stream = ResidentStream(plan, Resident(plan, pictures, None, torch.device("cpu"), 2, first))
         assert [n for _ in range(9) for n in numbers_of(next(stream).pixels)] == read(dataset(shards), 9)
         stream.close()
 

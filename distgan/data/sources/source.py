@@ -70,11 +70,12 @@ class Joined(Sequence):
 
 
 class Shuffled(Sequence):
-    """The first `count` of a sequence of items in an order drawn by hash: the same on every machine, for ever."""
+    """`count` of a sequence of items in an order drawn by hash: the same on every machine, for ever."""
 
     def __init__(self, items: Sequence[Item], count: int) -> None:
         self.items = items
-        self.order = sorted(range(count), key=lambda number: hashlib.blake2b(b"%d" % number, digest_size=8).digest())
+        numbers = range(len(items))
+        self.order = sorted(numbers, key=lambda number: hashlib.blake2b(b"%d" % number, digest_size=8).digest())[:count]
 
     def __len__(self) -> int:
         return len(self.order)
