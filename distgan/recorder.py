@@ -12,6 +12,7 @@ from torch import nn
 from distgan.checkpoint import Progress
 from distgan.config import Config, dump_config
 from distgan.data.dataset import Dataset
+from distgan.data.urls import shown
 from distgan.environment import record_start
 from distgan.errors import UserError
 from distgan.run_folder import RunFolder, cannot_write, write_atomically
@@ -64,7 +65,7 @@ class Recorder:
 
             self._progress.wandb_id = self._progress.wandb_id or self._kept_id() or new_run_id()
             write_atomically(self.folder.wandb_id, self._progress.wandb_id + "\n")
-            sinks.append(WandbSink(self.config, self.folder, self._progress.wandb_id, step))
+            sinks.append(WandbSink(_without_secrets(self.config), self.folder, self._progress.wandb_id, step))
         self._tracker = Tracker(sinks)
         for later in self.folder.samples.glob("[0-9]*.png"):
             if int(later.stem) > step:
@@ -118,6 +119,13 @@ class Recorder:
     def _save_reals(self, dataset: Dataset) -> None:
         images = dataset.first(self.config.samples.count, self.config.seed)
         pictures.save(pictures.grid(images / 127.5 - 1, pictures.columns(len(images), 0)), self.folder.reals)
+
+
+def _without_secrets(config: Config) -> Config:
+    """The config as others may see it: URLs of shards without query, user and password."""
+    shards = config.data.shards
+    masked = shown(shards) if isinstance(shards, str) else [shown(shard) for shard in shards]
+    return config.model_copy(update={"data": config.data.model_copy(update={"shards": masked})})
 
 
 def _warn_if_fails(view: Callable, *args) -> None:

@@ -84,7 +84,10 @@ def _options(known: Mapping[str, Contender]) -> argparse.Namespace:
     add("--batch-size", type=int, default=64, metavar="N", help="images of a batch (%(default)s)")
     add("--first-batch", action="store_true", help="time a new process from 1,000 shards to the first batch too")
     add("--index", action="store_true", help="time and weigh an index of ten million pictures too")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.data != data and not options.data.is_dir():
+        parser.error(f"--data {options.data}: no such folder")
+    return options
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
+from made_shards import write_tar
 from PIL import Image
 
 from distgan.data.index import check_against, open_shards
@@ -44,16 +45,6 @@ def png(level, size=(20, 20)):
     buffer = io.BytesIO()
     Image.new("L", size, level).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def write_tar(path, members, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", **options) as archive:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
 
 
 def pictures(shards):

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import wandb
+from launching import TINY
 
-from distgan.config.loading import validate
+from distgan.config.loading import load_config, validate
+from distgan.recorder import _without_secrets
 from distgan.run_folder import RunFolder
 from distgan.tracking import pictures
 from distgan.tracking.weights_and_biases import WandbSink, new_run_id
@@ -118,3 +120,11 @@ def test_nothing_that_it_raises_stops_a_run(folder, monkeypatch, capfd, where):
     errors = capfd.readouterr().err
     assert errors.count("distgan: W&B: ConnectionError: the server;") == 1 and "metrics.jsonl has everything" in errors
     assert "is gone" not in errors
+
+
+def test_no_secret_of_a_url_reaches_weights_and_biases():
+    url, seen = "https://me:word@host/set/x-{0..3}.tar?X-Signature=secret", "https://host/set/x-{0..3}.tar"
+    config = load_config([TINY])
+    for given, told in ((url, seen), (["data/here", url], ["data/here", seen])):
+        changed = config.model_copy(update={"data": config.data.model_copy(update={"shards": given})})
+        assert _without_secrets(changed).data.shards == told
