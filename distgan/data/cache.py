@@ -44,7 +44,7 @@ def default_folder() -> Path:
     """Where the cache lies unless told otherwise: $DISTGAN_CACHE, else `distgan` in the user's cache folder, or among
     the temporary files for a user without a home."""
     if named := os.environ.get("DISTGAN_CACHE"):
-        return Path(named)
+        return Path(named).expanduser()
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "distgan"
     except RuntimeError:
