@@ -36,6 +36,7 @@ def open_tier(data: Data, plan: Plan, pictures: Pictures, place: Place) -> Batch
     tier, _, address = place.share(told).partition(" ")
     if address and memory is None:
         memory = SharedPictures(pictures, pictures.count, None if address == "None" else address)
+    place.share("opened")  # the first may not close the memory before all have it; every machine takes part
     if tier == "device":
         first = place.local_rank / place.local_size
         resident = Resident(plan, pictures, memory, device, threads, first)

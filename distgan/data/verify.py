@@ -19,7 +19,6 @@ from distgan.data.headers import picture_size
 from distgan.data.index import Shard, ShardSet, open_shards
 from distgan.data.index_file import INDEX_FILE, SAMPLES_FILE, read_index, read_samples
 from distgan.data.indexing import Caching, default_caching
-from distgan.data.png import check_png, is_png
 from distgan.data.pool import default_workers
 from distgan.data.progress import Progress
 from distgan.data.scan import SAMPLE, Kind, scan_tar
@@ -275,8 +274,6 @@ class _Examiner:
             try:
                 self._decoder.check(memory[:size], kind, crc)
                 self._check_size(memory[:size], kind)
-                if kind == Kind.ENCODED and is_png(memory):
-                    check_png(memory[:size])
                 self._decoder.decode(tensor.resize_(size), kind, out)
             except (ValueError, RuntimeError) as error:
                 yield str(error).splitlines()[0]
