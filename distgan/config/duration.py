@@ -66,9 +66,18 @@ def _parse_progress(value: Any) -> Duration:
     return duration
 
 
+def _parse_time(value: Any) -> Duration:
+    duration = parse_duration(value)
+    if duration.seconds is None:
+        raise ValueError('a wall-clock time, such as "90 s", "15 min" or "23 h"')
+    return duration
+
+
 _as_text = PlainSerializer(str)
 _schema = WithJsonSchema({"type": "string"})
 Progress = Annotated[Duration, BeforeValidator(_parse_progress), _as_text, _schema]
 """A duration that does not depend on the clock: steps or kimg."""
 AnyDuration = Annotated[Duration, BeforeValidator(parse_duration), _as_text, _schema]
 """A duration in steps, kimg, or wall-clock time."""
+Time = Annotated[Duration, BeforeValidator(_parse_time), _as_text, _schema]
+"""A wall-clock time."""

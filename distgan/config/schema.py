@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from distgan.config.duration import AnyDuration, Duration, Progress
+from distgan.config.duration import AnyDuration, Duration, Progress, Time
 from distgan.config.size import AnySize, Size
 
 
@@ -107,6 +107,15 @@ class Train(Section):
     """Half-life of the average over the generator's weights, kimg; 0 turns the average off."""
     ema_rampup: NotNegative = 0.05
     """The half-life is at most this share of the images seen so far (StyleGAN2-ADA); 0: no ramp-up."""
+    max_time: Time | None = None
+    """Wall-clock time of one start, `"23 h"`: training saves and leaves, as after a signal, so that it has left by then."""
+    bad_numbers: Literal["stop", "skip", "rollback"] = "stop"
+    """At a loss or gradient that is not finite, which is never applied: stop leaves what is needed to study it; skip
+    goes on with the next update; rollback goes on from the newest checkpoint with other noise. fp16 skips by itself."""
+    rollbacks: Count = 3
+    """With bad_numbers rollback: times at most in a run."""
+    stuck_after: Time = Duration(10, "min")
+    """A process that does not move for so long ends the run; longer than the longest pause of a sound one."""
 
 
 class Objective(Section):
@@ -273,6 +282,16 @@ Generator = Annotated[MlpGenerator | DcganGenerator | ResnetGenerator, Field(dis
 Critic = Annotated[MlpCritic | DcganCritic | ResnetCritic, Field(discriminator="name")]
 
 
+Metric = Literal[
+    "critic/loss",
+    "critic/wasserstein",
+    "critic/penalty",
+    "critic/grad_norm_mean",
+    "generator/loss",
+    "generator/diversity",
+]
+
+
 class Checkpoint(Section):
     """When weights and state are written."""
 
@@ -280,6 +299,12 @@ class Checkpoint(Section):
     """Between two checkpoints: steps, kimg, or wall-clock time (`"15 min"`). The last step always has one."""
     keep: Count = 3
     """Newest checkpoints that are kept."""
+    keep_every: Progress | None = None
+    """Of each such stretch of training the first checkpoint is kept for ever: `"10000 steps"`."""
+    best: Metric | None = None
+    """The checkpoint at which this metric was best is kept too, by its newest line in metrics.jsonl."""
+    best_is: Literal["lowest", "highest"] = "lowest"
+    """Which value of `best` is the best."""
 
 
 class Samples(Section):
@@ -319,6 +344,8 @@ class Tracking(Section):
 
     every: Progress = Duration(50, "steps")
     """Between two lines of metrics.jsonl; each is the mean since the one before."""
+    watch: bool = True
+    """Look for collapse at each line, and warn; measures generator/diversity on 16 pictures."""
     wandb: Wandb = Wandb()
     """Weights & Biases."""
 
