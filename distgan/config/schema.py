@@ -108,7 +108,7 @@ class Train(Section):
     ema_rampup: NotNegative = 0.05
     """The half-life is at most this share of the images seen so far (StyleGAN2-ADA); 0: no ramp-up."""
     max_time: Time | None = None
-    """Wall-clock time of one start, `"23 h"`: training saves and leaves, as after a signal, so that it has left by then."""
+    """Wall-clock time of one start, `"23 h"`: training saves and leaves, as after a signal, to be gone by then."""
     bad_numbers: Literal["stop", "skip", "rollback"] = "stop"
     """At a loss or gradient that is not finite, which is never applied: stop leaves what is needed to study it; skip
     goes on with the next update; rollback goes on from the newest checkpoint with other noise. fp16 skips by itself."""
