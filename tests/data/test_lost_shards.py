@@ -367,7 +367,7 @@ class TestFarAway:
             assert fetched < 2 * 11 + 2 * 3 * 3  # two epochs, in each of which a lost shard may cost a few others
 
 
-def test_more_shards_than_files_may_be_open_are_refused_in_one_line(shards):
+def test_more_shards_than_files_may_be_open_are_refused_in_one_line(tmp_path):
     """In a process of its own, whose limit may be lowered for good."""
     program = (
         "import resource, sys; sys.path.insert(0, sys.argv[2]);"
@@ -375,6 +375,7 @@ def test_more_shards_than_files_may_be_open_are_refused_in_one_line(shards):
         "data = dataset(sys.argv[1]); resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60));"
         "data.stream(6, 0, 0, Place())"
     )
+    shards = write_shards(tmp_path, SIZES)
     words = [sys.executable, "-c", program, str(shards), str(Path(__file__).parent)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     last = done.stderr.splitlines()[-1]
