@@ -219,6 +219,7 @@ class Trainer:
             local_size=runtime.local_size,
             cores=runtime.cores,
             share=runtime.share_on_machine,
+            union=runtime.union,
         )
         return self.dataset.stream(self.config.train.batch_size, self.config.seed, self.progress.images, place)
 
