@@ -40,6 +40,8 @@ class Progress:
     """Fingerprint of the pictures."""
     tried: dict[str, int] = field(default_factory=dict)
     """Updates of each network, those too that fp16 skipped. Checkpoints of older versions have none of it."""
+    real_diversity: float | None = None
+    """How different the real pictures are that generator/diversity compares with; None: not measured yet."""
 
 
 @dataclass

@@ -220,6 +220,8 @@ class Trainer:
                 f"train.length: {self.config.train.length} is {self.config.total_steps} steps, and "
                 f"{self.folder.path} has {self.progress.step} already; give a longer one, or another run_dir"
             )
+        if self.progress.data != data:
+            self.progress.real_diversity = None  # of other pictures
         self.progress.data = data
         self._first_step = self._saved_step = self.progress.step
         if not self.runtime.agree([int(data[:12], 16)]):
