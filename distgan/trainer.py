@@ -289,7 +289,7 @@ class Trainer:
         self._saved_step = self.progress.step
 
     def _require_lines(self, step: int) -> None:
-        """Raises UserError while lines up to `step` are not on the disk: a run that goes on from there would lack them."""
+        """Raises UserError while lines up to `step` are not on the disk: a run going on from there would lack them."""
         if not self.recorder.sync_lines(step):
             raise UserError(f"checkpoint {self.folder.checkpoint(step)}: waits for the lines of {self.folder.metrics}")
 

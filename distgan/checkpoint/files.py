@@ -38,8 +38,8 @@ def save(folder: Path, state: TrainState, extra: dict[str, Tensor]) -> None:
 def write(folder: Path, snapshot: Snapshot, before: Callable[[int], None] = lambda step: None) -> None:
     """Writes a checkpoint beside its final name, flushes it to disk and renames it; what had that name goes.
 
-    `before` is called with the step when only the rename is left to do. Raises UserError when the disk does not take it; nothing
-    half-written stays behind.
+    `before` is called with the step when only the rename is left to do. Raises UserError when the disk does not take
+    it; nothing half-written stays behind.
     """
     part = folder.with_name(f".{folder.name}.part")
     try:
