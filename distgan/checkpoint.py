@@ -39,7 +39,9 @@ class Progress:
     data: str | None = None
     """Fingerprint of the pictures."""
     tried: dict[str, int] = field(default_factory=dict)
-    """Updates of each network, those too that fp16 skipped. Checkpoints of older versions have none of it."""
+    """Updates of each network, those too that were skipped. Checkpoints of older versions have none of it."""
+    rollbacks: int = 0
+    """Times that the run went back to a checkpoint after bad numbers, to go on with other noise."""
 
 
 @dataclass

@@ -67,12 +67,17 @@ class Recorder:
             write_atomically(self.folder.wandb_id, self._progress.wandb_id + "\n")
             sinks.append(WandbSink(_without_secrets(self.config), self.folder, self._progress.wandb_id, step))
         self._tracker = Tracker(sinks)
-        for later in self.folder.samples.glob("[0-9]*.png"):
-            if int(later.stem) > step:
-                later.unlink()
+        self._drop_samples(step)
         if step == 0:
             self._save_reals(dataset)
             self.sample(0, generator)
+
+    @_main_only
+    def rewind(self) -> None:
+        """The run has gone back to where its progress now stands: what is of later steps is dropped."""
+        self._last = (self._progress.images, self._progress.seconds, 0.0)
+        self._record.rewind(self._progress.step)
+        self._drop_samples(self._progress.step)
 
     @_main_only
     def line(self, progress: Progress, metrics: dict[str, float], waited: float) -> None:
@@ -111,6 +116,12 @@ class Recorder:
             # After a failure, one of the disk's here must not take the place of what is to be told.
             with contextlib.suppress(*((OSError, UserError) if status == "failed" else ())):
                 self.folder.write_status(status)
+
+    def _drop_samples(self, step: int) -> None:
+        """Removes the sample grids of later steps."""
+        for later in self.folder.samples.glob("[0-9]*.png"):
+            if int(later.stem) > step:
+                later.unlink()
 
     def _kept_id(self) -> str | None:
         """The W&B id of a start that ended before its first checkpoint."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 
 import torch
+from torch import Tensor
 
 from distgan import checkpoint, randomness
 from distgan.assembly import make_critic, make_generator
 from distgan.averaging import WeightAverage
+from distgan.bad_numbers import BadUpdate, Update
 from distgan.config import Config
 from distgan.data.dataset import Dataset
 from distgan.data.place import Place
 from distgan.data.stream import BatchStream
 from distgan.errors import ConfigError, DataError, Diverged, UserError
+from distgan.evidence import Evidence, way_out
 from distgan.periodic import Clock, Periodic
 from distgan.phases import Inputs, Phase, Phases
 from distgan.recorder import Recorder
@@ -62,8 +66,6 @@ class Trainer:
         Raises UserError for what the user can mend. Once training has begun the run folder's status is then `failed`.
         """
         self._resume(allow_other_data)
-        for phase in self.phases:  # an older version's checkpoint does not say
-            self.progress.tried.setdefault(phase.name, self.progress.step * phase.repeats)
         status = "failed"
         try:
             self.recorder.start(self.average.network, self.dataset, self._summary())
@@ -73,8 +75,16 @@ class Trainer:
         return status
 
     def _train(self, signals: StopSignals) -> str:
-        clock, vote = Clock(self.progress.seconds), Vote(self.runtime.world_size)
-        total, stop = self.config.total_steps, False
+        vote = Vote(self.runtime.world_size)
+        while True:
+            try:
+                return self._train_on(signals, vote)
+            except BadUpdate as bad:
+                self._answer(bad)
+
+    def _train_on(self, signals: StopSignals, vote: Vote) -> str:
+        """From where the progress stands. Raises BadUpdate, on all processes alike."""
+        clock, total, stop = Clock(self.progress.seconds), self.config.total_steps, False
         with contextlib.closing(self._stream()) as stream:
             line, sample, save = self._jobs(stream, clock)
             while self.progress.step < total and not stop:
@@ -105,6 +115,7 @@ class Trainer:
         config = self.config
 
         def line() -> None:
+            self.phases.guard.look()
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
             metrics = {**self.meter.take(), **self.phases.scaling(self.progress.tried), **self._replaced(stream)}
@@ -115,6 +126,7 @@ class Trainer:
             self.recorder.sample(self.progress.step, self.average.network)
 
         def save() -> None:
+            self.phases.guard.look()  # a checkpoint after a bad update would be one to go back to
             if self.progress.step == self._saved_step:
                 return
             self.progress.seconds = clock.seconds()
@@ -167,18 +179,35 @@ class Trainer:
             self.phases.begin(phase, done)
             for repeat in range(phase.repeats):
                 inputs = self._read(phase, repeat, stream)
-                for metrics, share in self.phases.gradients(phase, inputs, self.progress.step * phase.repeats + repeat):
-                    self.meter.add(metrics, share)
-                self.phases.apply(phase)
+                found = self.phases.gradients(phase, inputs, self.progress.step * phase.repeats + repeat)
+                left_out = self.phases.apply(phase, self._update(phase, repeat, inputs, found))
+                for metrics, share in found:
+                    self.meter.add(metrics, share, left_out)
                 self.progress.tried[phase.name] += 1
         self.progress.step += 1
         self.progress.images += self.config.images_per_step
         train = self.config.train
         decay = ema_decay(train.ema_kimg, train.ema_rampup, self.config.images_per_step, self.progress.images)
         self.average.update(self.generator, decay)
+        self.phases.guard.end_step()
+
+    def _update(
+        self, phase: Phase, repeat: int, inputs: Inputs, found: list[tuple[dict[str, Tensor], float]]
+    ) -> Update:
+        """What is to be known of an update if it is bad."""
+        batch = repeat if phase.fresh_reals else self.phases.critic_phase.repeats - 1
+        return Update(
+            phase=phase.name,
+            step=self.progress.step,
+            number=repeat + 1,
+            position=self.progress.images + batch * self.config.train.batch_size,
+            learning_rate=phase.optimizer.param_groups[0]["lr"],
+            labels=inputs.labels,
+            loss=sum(metrics[f"{phase.name}/loss"] * share for metrics, share in found),
+        )
 
     def _read(self, phase: Phase, repeat: int, stream: BatchStream) -> Inputs:
-        keys = self.phases.keys(phase, self.progress.step, repeat)
+        keys = self.phases.keys(phase, self.progress.step, repeat, self.progress.rollbacks)
         if not phase.fresh_reals:
             return self._inputs._replace(keys=keys)
         batch = next(stream)
@@ -208,8 +237,7 @@ class Trainer:
         ones, ConfigError when it was trained on other pictures."""
         newest, data = checkpoint.newest(self.folder.checkpoints), self.dataset.fingerprint
         if newest is not None:
-            extra = checkpoint.load(newest, self.state)
-            self.meter.load(extra.get("meter"))
+            self.meter.load(checkpoint.load(newest, self.state).get("meter"))
             if self.progress.data not in (None, data) and not allow_other_data:
                 raise ConfigError(
                     f"{self.folder.path} was trained on other pictures than data.shards names now; use another run_dir"
@@ -221,17 +249,52 @@ class Trainer:
                 f"{self.folder.path} has {self.progress.step} already; give a longer one, or another run_dir"
             )
         self.progress.data = data
-        self._first_step = self._saved_step = self.progress.step
         if not self.runtime.agree([int(data[:12], 16)]):
             raise DataError(
                 "the processes found different pictures in data.shards; they must be the same on all machines"
             )
+        self._start_from_progress()
+
+    def _start_from_progress(self) -> None:
+        """What follows from where the progress stands. Raises UserError when the processes' differ."""
+        self._first_step = self._saved_step = self.progress.step
+        for phase in self.phases:  # an older version's checkpoint does not say
+            self.progress.tried.setdefault(phase.name, self.progress.step * phase.repeats)
         weights = [checksum(network) for network in self.state.networks.values()]
         if not self.runtime.agree([self.progress.step, self.progress.images, *weights]):
             raise UserError(
                 f"the processes found different states in run_dir {self.folder.path}, this one step "
                 f"{self.progress.step}; it must be one folder on a file system that all machines share"
             )
+
+    def _answer(self, bad: BadUpdate) -> None:
+        """Goes back to the newest checkpoint where the config says so. Else keeps what is needed to study the update,
+        and raises Diverged. The same on all processes."""
+        evidence, train = Evidence(bad, self.runtime), self.config.train
+        newest = self.runtime.from_main(self._newest_step)
+        if train.bad_numbers == "rollback" and newest >= 0 and self.progress.rollbacks < train.rollbacks:
+            self._roll_back(newest)
+            if self.runtime.is_main:
+                count = f"rollback {self.progress.rollbacks} of {train.rollbacks}"
+                print(f"distgan: {evidence}; {count}, to step {newest}", file=sys.stderr, flush=True)
+            return
+        kept = evidence.keep(self.folder, self.phases, self.dataset, self.progress)
+        raise Diverged(f"{evidence}; {kept}. {way_out(train, newest)}")
+
+    def _newest_step(self) -> int:
+        """The step of the newest checkpoint, or -1."""
+        newest = checkpoint.newest(self.folder.checkpoints)
+        return -1 if newest is None else int(newest.name)
+
+    def _roll_back(self, step: int) -> None:
+        """As a start from the checkpoint of this step would, after one rollback more."""
+        rollbacks, wandb_id, data = self.progress.rollbacks + 1, self.progress.wandb_id, self.progress.data
+        self.meter.load(checkpoint.load(self.folder.checkpoint(step), self.state).get("meter"))
+        self.progress.rollbacks, self.progress.wandb_id, self.progress.data = rollbacks, wandb_id, data
+        self.phases.reset()
+        self._inputs = None
+        self._start_from_progress()
+        self.recorder.rewind()
 
     def _save(self) -> None:
         if self.runtime.is_main:

@@ -19,12 +19,12 @@ ROOT = PACKAGE.parent
 STOREYS = [
     ["errors", "files", ""],
     ["config", "run_folder", "stopping", "exit_status"],
-    ["randomness", "schedules", "averaging", "weights"],
+    ["randomness", "schedules", "averaging", "weights", "bad_numbers"],
     ["networks"],
     ["objectives"],
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
     ["sampling", "phases"],
-    ["recorder", "parity"],
+    ["evidence", "recorder", "parity"],
     ["trainer", "doctor"],
     ["train", "cli"],
 ]

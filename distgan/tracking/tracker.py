@@ -36,6 +36,14 @@ class JsonLines:
         self._path = folder.metrics
         self.last_step = kept[-1]["step"] if kept else 0
 
+    def rewind(self, step: int) -> None:
+        """Drops the lines of later steps."""
+        self._file.close()
+        kept = [line for line in read_lines(self._path) if line["step"] <= step]
+        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115  (open for the whole run)
+        self.last_step = kept[-1]["step"] if kept else 0
+
     def metrics(self, line: dict) -> None:
         try:
             finite = {name: value if math.isfinite(value) else None for name, value in line.items()}
