@@ -32,6 +32,7 @@ from distgan.trainer import Trainer
 SMALL = ["generator={name: mlp, latent: 8, width: 16, norm: batch}", "critic={name: mlp, width: 16}"]
 LAYERED = ["generator={name: mlp, latent: 8, width: 16, norm: layer}", "critic={name: mlp, width: 16}"]
 SELDOM = ["tracking.every=4 steps", "checkpoint.every=3 steps"]
+NO_LINES = "tracking.every=1000 steps"
 EACH, EACH_FOURTH = "checkpoint.every=1 steps", "checkpoint.every=4 steps"
 CLOCK = ("seconds", "throughput/images_per_second", "throughput/data_wait_fraction")
 
@@ -61,8 +62,8 @@ class Outcome(NamedTuple):
 def run(
     rank: int, shards: Path, folder: Path, settings: list[str], plants: list[Plant], lagged: bool | None = None
 ) -> Outcome:
-    """A training in which the plants are; with `lagged`, fused optimisers, and a guard that waits for no device or, False,
-    does."""
+    """A training in which the plants are. With `lagged` True or False, fused optimisers, and a guard that does not wait
+    for the device, or does."""
     config = load_config([TINY], [f"data.shards={shards}", f"run_dir={folder}", *settings])
     recorder.save_curves = recorder.pictures.save_evolution = lambda *_: None  # they take longer than the training
     if lagged is not None:
@@ -138,8 +139,8 @@ class TestStop:
             (1, Plant("critic", (4,), 1, 0, "infinite loss"), [*SMALL, EACH], None),
             (2, Plant("critic", (4,), 0, 1, "nan loss", micro=0), [*LAYERED, "train.micro_batch=4", EACH], None),
             (2, Plant("generator", (4,), 0, 1, "gradient"), ["train.precision=bf16", EACH], None),
-            (2, Plant("critic", (4,), 1, 0, "infinite loss"), [*SMALL, EACH_FOURTH], True),
-            (1, Plant("generator", (4,), 0, 0, "gradient"), [*SMALL, EACH], True),
+            (2, Plant("critic", (4,), 1, 0, "infinite loss"), [*SMALL, EACH_FOURTH, NO_LINES], True),
+            (1, Plant("generator", (4,), 0, 0, "gradient"), [*SMALL, EACH, NO_LINES], True),
         ],
     )
     def test_no_process_goes_on_and_nothing_is_applied(
@@ -161,6 +162,8 @@ class TestStop:
         assert (folder / "status").read_text() == "failed\n"
         kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
         assert kept == ([f"{step:08d}" for step in range(1, 5)] if EACH in settings else ["00000004"])
+        if EACH_FOURTH in settings:
+            assert len(told[0].reals) == 2 * 6, "it ends with the step after"
         if plant.phase == "critic" and plant.repeat == 0:  # nothing has been applied since the checkpoint
             for network in ("critic", "generator"):
                 files = [
@@ -282,13 +285,13 @@ class TestRollback:
     def test_it_is_a_start_from_the_newest_checkpoint_with_other_noise(
         self, shapes_shards, tmp_path, processes, lagged, capfd
     ):
-        plants = [Plant("critic", (7,), 1, processes - 1, "infinite loss")]
+        plants = [Plant("critic", (8,), 1, processes - 1, "infinite loss")]
         told = in_processes(
             processes, tmp_path / "a", run, shapes_shards, tmp_path / "rolled", self._until(10), plants, lagged
         )
         assert [(outcome.status, outcome.rollbacks) for outcome in told] == [("finished", 1)] * processes
         (said,) = [line for line in capfd.readouterr().err.splitlines() if "rollback" in line]
-        assert said.endswith("it was not applied; rollback 1 of 3, to step 6") and "after step 7" in said
+        assert said.endswith("it was not applied; rollback 1 of 3, to step 6") and "after step 8" in said
         other = tmp_path / "fresh"
         in_processes(processes, tmp_path / "b", run, shapes_shards, other, self._until(6), [], lagged)
         _count_a_rollback(other / "checkpoints" / "00000006" / "state.json")
@@ -302,7 +305,7 @@ class TestRollback:
         ]
         assert len(grids[0]) == 6 and grids[0] == grids[1]
 
-    def test_lines_and_pictures_of_what_is_taken_back_are_dropped(self, shapes_shards, tmp_path):
+    def test_every_step_has_its_line_once(self, shapes_shards, tmp_path):
         plants = [Plant("generator", (5,), 0, 0, "gradient")]
         settings = [*self._until(5), "tracking.every=1 steps", "samples.every=1 steps", "train.rollbacks=1"]
         settings[settings.index("train.length=5 steps")] = "train.length=6 steps"
