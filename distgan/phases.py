@@ -12,6 +12,7 @@ from torch.amp import GradScaler
 
 from distgan import randomness
 from distgan.assembly import make_critic_objective, make_generator_objective, make_optimizer
+from distgan.bad_numbers import Guard, Update
 from distgan.config import Config
 from distgan.config.schema import Schedule
 from distgan.runtime import Runtime
@@ -69,7 +70,8 @@ def gradients(
     metrics of each micro-batch with its share of this process's images.
 
     A micro-batch counts by that share; only the last one's backward is reduced over the processes. `reduced` False
-    leaves the gradient of this process's images alone.
+    leaves the gradient of this process's images alone. A loss that is not finite has a gradient that is not, on all
+    processes.
     """
     phase.optimizer.zero_grad()
     parts, found = list(inputs.split(micro_batch)), []
@@ -79,7 +81,7 @@ def gradients(
         with runtime.without_reduction(phase.objective, number < len(parts) or not reduced):
             with runtime.autocast():
                 loss, metrics = phase.objective(**arguments)
-            phase.scaler.scale(loss * share).backward()
+            phase.scaler.scale(loss * _one_if_finite(loss) * share).backward()
         found.append((metrics, share))
     phase.scaler.unscale_(phase.optimizer)  # an overflow on one process is reduced to all, so that all skip alike
     return found
@@ -95,14 +97,25 @@ class Phases:
         self.positions = runtime.rank * self.local + torch.arange(self.local, device=runtime.device)
         self.critic_phase = self._critic_phase(critic)
         self.generator_phase = self._generator_phase(critic)
+        self.guard = Guard(config.train.bad_numbers, runtime.device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all updates so far: the networks are now those of another step."""
         self._judged: dict[str, tuple[int, int, bool]] = {}
+        self.guard.reset()
 
     def __iter__(self) -> Iterator[Phase]:
         return iter((self.critic_phase, self.generator_phase))
 
-    def keys(self, phase: Phase, step: int, repeat: int) -> Tensor:
-        """Image keys [n] of this process's images in one update."""
-        return randomness.image_keys(randomness.key(self.config.seed, phase.name, step, repeat), self.positions)
+    def keys(self, phase: Phase, step: int, repeat: int, rollbacks: int = 0) -> Tensor:
+        """Image keys [n] of this process's images in one update; other ones after each rollback."""
+        return randomness.image_keys(self.batch_key(phase, step, repeat, rollbacks), self.positions)
+
+    def batch_key(self, phase: Phase, step: int, repeat: int, rollbacks: int = 0) -> int:
+        """From which, with its position in the global batch, the key of each image follows."""
+        again = ("rollback", rollbacks) if rollbacks else ()
+        return randomness.key(self.config.seed, phase.name, step, repeat, *again)
 
     def begin(self, phase: Phase, done: float) -> None:
         """Only the parameters of the phase's network get gradients, at the learning rate of now (`done`: share of
@@ -119,23 +132,36 @@ class Phases:
         """`gradients` with the micro-batches of the config."""
         return gradients(self.runtime, phase, inputs, update, self.micro_batch, reduced=reduced)
 
-    def apply(self, phase: Phase) -> None:
-        """The optimiser's step with these gradients; with fp16, none when they are not finite."""
+    def apply(self, phase: Phase, update: Update | None = None) -> Tensor | None:
+        """The optimiser's step with these gradients; none when they are not finite.
+
+        With fp16 the scaler sees to that. In other precisions it is for the guard, which wants to know what `update`
+        this is, and may raise; with train.bad_numbers skip, returns whether it was left out, a bool scalar.
+        """
+        left_out = None
+        if phase.scaler.is_enabled():
+            self._apply_scaled(phase)
+        else:
+            left_out = self.guard.step(phase.optimizer, update)
+        if phase.clip is not None:
+            clamp(phase.network, phase.clip)
+        return left_out
+
+    def _apply_scaled(self, phase: Phase) -> None:
         scaler = phase.scaler
         scaler.step(phase.optimizer)
         scaler.update()
-        if scaler.is_enabled():
-            scaler.update(scaler.scale(torch.ones((), device=self.runtime.device)).clamp(min=LEAST_SCALE))
-        if phase.clip is not None:
-            clamp(phase.network, phase.clip)
+        scaler.update(scaler.scale(torch.ones((), device=self.runtime.device)).clamp(min=LEAST_SCALE))
 
     def scaling(self, tried: dict[str, int]) -> dict[str, float]:
-        """With fp16, for each phase its loss scale, and how many of the `tried` updates were skipped. Waits for the
-        device."""
+        """For each phase how many of the `tried` updates were skipped, where any could be, and with fp16 its loss
+        scale. Waits for the device."""
         found = {}
         for phase in self:
-            if phase.scaler.is_enabled():
+            is_scaled = phase.scaler.is_enabled()
+            if is_scaled or self.guard.policy == "skip":
                 found[f"{phase.name}/skipped_updates"] = _skipped(phase, tried)
+            if is_scaled:
                 found[f"{phase.name}/loss_scale"] = phase.scaler.get_scale()
         return found
 
@@ -154,14 +180,15 @@ class Phases:
                     found.append(phase.name)
         return found
 
-    def _latent(self, keys: Tensor) -> Tensor:
+    def latent(self, keys: Tensor) -> Tensor:
+        """Standard normal latents [n, latent] of images of these keys."""
         return randomness.normal(keys, "latent", (self.generator.latent,), self.runtime.dtype)
 
     @torch.no_grad()
     def generate(self, part: Inputs) -> Tensor:
         """Fakes for the critic, [n, C, H, W]."""
         with self.runtime.autocast():
-            return self.generator(self._latent(part.keys), part.labels).to(self.runtime.dtype)
+            return self.generator(self.latent(part.keys), part.labels).to(self.runtime.dtype)
 
     def _critic_phase(self, critic: nn.Module) -> Phase:
         config, every = self.config, self.config.objective.every
@@ -185,7 +212,7 @@ class Phases:
         config = self.config
 
         def arguments(part: Inputs, update: int) -> dict:
-            return {"latent": self._latent(part.keys), **part._asdict()}
+            return {"latent": self.latent(part.keys), **part._asdict()}
 
         return Phase(
             name="generator",
@@ -197,6 +224,11 @@ class Phases:
             schedule=config.generator.optimizer,
             fresh_reals=False,
         )
+
+
+def _one_if_finite(loss: Tensor) -> Tensor:
+    """A factor that changes no bit of a finite loss and its gradient, and makes all others NaN: 1, or NaN."""
+    return 1 + 0 * loss.detach()
 
 
 def _skipped(phase: Phase, tried: dict[str, int]) -> int:

@@ -32,6 +32,7 @@ class RunFolder:
         self.reals = self.path / "reals.png"
         self.curves = self.path / "curves.png"
         self.checkpoints = self.path / "checkpoints"
+        self.bad_numbers = self.path / "bad_numbers"
 
     def sample(self, step: int) -> Path:
         return self.samples / f"{step:08d}.png"

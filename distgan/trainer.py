@@ -8,15 +8,18 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from distgan import checkpoint, randomness
 from distgan.assembly import make_critic, make_generator
 from distgan.averaging import WeightAverage
+from distgan.bad_numbers import BadUpdate, Update
 from distgan.config import Config
 from distgan.data.dataset import Dataset
 from distgan.data.place import Place
 from distgan.data.stream import BatchStream
 from distgan.errors import ConfigError, DataError, Diverged, RunFolderError, UserError
+from distgan.evidence import Evidence, way_out
 from distgan.periodic import Clock, Periodic, TimeLimit
 from distgan.phases import Inputs, Phase, Phases
 from distgan.recorder import Recorder
@@ -86,15 +89,26 @@ class Trainer:
         return status
 
     def _train(self, signals: StopSignals) -> str:
-        clock, total, stop = Clock(self.progress.seconds), self.config.total_steps, False
         max_time = self.config.train.max_time
         limit = TimeLimit(max_time and max_time.seconds, signals.began)
+        vote = Vote(
+            self.runtime.world_size,
+            lambda: (signals.asked or limit.is_up(self.writer.slowest), self._save_is_late()),
+        )
+        while True:
+            try:
+                status = self._train_on(vote, limit)
+                self.writer.finish()
+                return status
+            except BadUpdate as bad:
+                self._answer(bad)
+
+    def _train_on(self, vote: Vote, limit: TimeLimit) -> str:
+        """From where the progress stands. Raises BadUpdate, on all processes alike."""
+        total, stop = self.config.total_steps, False
+        clock = self._clock = Clock(self.progress.seconds)
         with contextlib.closing(self._stream()) as stream:
             line, sample, save = self._jobs(stream, clock)
-            vote = Vote(
-                self.runtime.world_size,
-                lambda: (signals.asked or limit.is_up(self.writer.slowest), save.is_late(clock.since_save())),
-            )
             while self.progress.step < total and not stop:
                 self._step(stream, vote)
                 limit.stepped()
@@ -104,8 +118,12 @@ class Trainer:
                         job.action()
             if self.progress.step == total:
                 self._complete(line, sample, save)
-        self.writer.finish()
         return "finished" if self.progress.step == total else "preempted"
+
+    def _save_is_late(self) -> bool:
+        """Whether the clock asks for a checkpoint."""
+        seconds = self.config.checkpoint.every.seconds
+        return seconds is not None and self._clock.since_save() >= seconds
 
     def _complete(self, line: Periodic, sample: Periodic, save: Periodic) -> None:
         """What the last step has although it was not due, or an earlier start was killed before it.
@@ -122,6 +140,7 @@ class Trainer:
         config = self.config
 
         def line() -> None:
+            self.phases.guard.look()
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
             metrics = {**self.meter.take(), **self.phases.scaling(self.progress.tried), **self._replaced(stream)}
@@ -132,6 +151,7 @@ class Trainer:
             self.recorder.sample(self.progress.step, self.average.network)
 
         def save() -> None:
+            self.phases.guard.look()  # a checkpoint after a bad update would be one to go back to
             if self.progress.step == self._saved_step:
                 return
             self.progress.seconds = clock.seconds()
@@ -186,18 +206,35 @@ class Trainer:
             self.phases.begin(phase, done)
             for repeat in range(phase.repeats):
                 inputs = self._read(phase, repeat, stream)
-                for metrics, share in self.phases.gradients(phase, inputs, self.progress.step * phase.repeats + repeat):
-                    self.meter.add(metrics, share)
-                self.phases.apply(phase)
+                found = self.phases.gradients(phase, inputs, self.progress.step * phase.repeats + repeat)
+                left_out = self.phases.apply(phase, self._update(phase, repeat, inputs, found))
+                for metrics, share in found:
+                    self.meter.add(metrics, share, left_out)
                 self.progress.tried[phase.name] += 1
         self.progress.step += 1
         self.progress.images += self.config.images_per_step
         train = self.config.train
         decay = ema_decay(train.ema_kimg, train.ema_rampup, self.config.images_per_step, self.progress.images)
         self.average.update(self.generator, decay)
+        self.phases.guard.end_step()
+
+    def _update(
+        self, phase: Phase, repeat: int, inputs: Inputs, found: list[tuple[dict[str, Tensor], float]]
+    ) -> Update:
+        """What is to be known of an update if it is bad."""
+        batch = repeat if phase.fresh_reals else self.phases.critic_phase.repeats - 1
+        return Update(
+            phase=phase.name,
+            step=self.progress.step,
+            number=repeat + 1,
+            position=self.progress.images + batch * self.config.train.batch_size,
+            learning_rate=phase.optimizer.param_groups[0]["lr"],
+            labels=inputs.labels,
+            loss=sum(metrics[f"{phase.name}/loss"] * share for metrics, share in found),
+        )
 
     def _read(self, phase: Phase, repeat: int, stream: BatchStream) -> Inputs:
-        keys = self.phases.keys(phase, self.progress.step, repeat)
+        keys = self.phases.keys(phase, self.progress.step, repeat, self.progress.rollbacks)
         if not phase.fresh_reals:
             return self._inputs._replace(keys=keys)
         batch = next(stream)
@@ -228,8 +265,7 @@ class Trainer:
         different ones, ConfigError when it was trained on other pictures."""
         newest, data = self._newest(), self.dataset.fingerprint
         if newest is not None:
-            extra = checkpoint.load(newest, self.state)
-            self.meter.load(extra.get("meter"))
+            self.meter.load(checkpoint.load(newest, self.state).get("meter"))
             if init_from is not None and self.runtime.is_main:
                 _tell(f"{self.folder.path} goes on from its own checkpoint; --init-from was for its first start")
             if self.progress.data not in (None, data) and not allow_other_data:
@@ -248,15 +284,19 @@ class Trainer:
             self.progress.real_diversity = None  # of other pictures
         self.progress.data = data
         self.progress.judge_by(self.config.checkpoint.best, self.config.checkpoint.best_is)
-        self.progress.tried = {phase.name: self.progress.tried.get(phase.name, 0) for phase in self.phases}
-        self._first_step = self._saved_step = self.progress.step
-        self._require_one_state()
+        if not self.runtime.agree([int(data[:12], 16)]):
+            raise DataError(
+                "the processes found different pictures in data.shards; they must be the same on all machines"
+            )
+        self._start_from_progress()
 
     def _newest(self) -> Path | None:
         """The newest whole checkpoint as the main process finds it; one reads all of it, and the others take it."""
         refused: list[UserError] = []
 
         def find() -> int:
+            with contextlib.suppress(UserError):  # what the disk does not take is none to go on from
+                self.writer.finish()
             try:
                 newest = checkpoint.newest_complete(self.folder.checkpoints, _tell)
             except UserError as error:
@@ -269,18 +309,42 @@ class Trainer:
             raise refused[0] if refused else RunFolderError(f"no checkpoint in {self.folder.checkpoints} is whole")
         return None if step == _NONE else self.folder.checkpoint(step)
 
-    def _require_one_state(self) -> None:
-        """Raises UserError unless all processes read the same pictures and the same state."""
-        if not self.runtime.agree([int(self.progress.data[:12], 16)]):
-            raise DataError(
-                "the processes found different pictures in data.shards; they must be the same on all machines"
-            )
+    def _start_from_progress(self) -> None:
+        """What follows from where the progress stands. Raises UserError when the processes' differ."""
+        self._first_step = self._saved_step = self.progress.step
+        self.progress.tried = {phase.name: self.progress.tried.get(phase.name, 0) for phase in self.phases}
         weights = [checksum(network) for network in self.state.networks.values()]
         if not self.runtime.agree([self.progress.step, self.progress.images, *weights]):
             raise UserError(
                 f"the processes found different states in run_dir {self.folder.path}, this one step "
                 f"{self.progress.step}; it must be one folder on a file system that all machines share"
             )
+
+    def _answer(self, bad: BadUpdate) -> None:
+        """Goes back to the newest checkpoint where the config says so. Else keeps what is needed to study the update,
+        and raises Diverged. The same on all processes."""
+        evidence, train = Evidence(bad, self.runtime), self.config.train
+        newest = self._newest()
+        if train.bad_numbers == "rollback" and newest is not None and self.progress.rollbacks < train.rollbacks:
+            self._roll_back(newest)
+            if self.runtime.is_main:
+                count = f"rollback {self.progress.rollbacks} of {train.rollbacks}"
+                _tell(f"{evidence}; {count}, to step {self.progress.step}")
+            return
+        kept = evidence.keep(self.folder, self.phases, self.dataset, self.progress)
+        raise Diverged(f"{evidence}; {kept}. {way_out(train, -1 if newest is None else int(newest.name))}")
+
+    def _roll_back(self, newest: Path) -> None:
+        """As a start from this checkpoint would, after one rollback more."""
+        progress, rollbacks = self.progress, self.progress.rollbacks + 1
+        same = {name: getattr(progress, name) for name in ("wandb_id", "data", "init", "real_diversity")}
+        self.meter.load(checkpoint.load(newest, self.state).get("meter"))
+        progress.__dict__.update(same, rollbacks=rollbacks)
+        progress.judge_by(self.config.checkpoint.best, self.config.checkpoint.best_is)
+        self.phases.reset()
+        self._inputs = None
+        self._start_from_progress()
+        self.recorder.rewind(self.progress.step)
 
     def _save(self) -> None:
         self.progress.note_checkpoint()

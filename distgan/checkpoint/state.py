@@ -34,6 +34,8 @@ class Progress:
     """The checkpoint whose weights the run began with, and its checksum; None for weights of the seed."""
     tried: dict[str, int] = field(default_factory=dict)
     """Updates of each network, skipped ones included."""
+    rollbacks: int = 0
+    """Times that the run went back to a checkpoint after bad numbers, to go on with other noise."""
     real_diversity: float | None = None
     """How different the real pictures are that generator/diversity compares with; None: not measured yet."""
     judged_by: str | None = None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from distgan.data.holdout import Split
+    from distgan.data.naming import Name
     from distgan.data.reader import Pictures
     from distgan.data.stream import BatchStream, Plan
 
@@ -42,6 +43,9 @@ class Dataset(Protocol):
 
     def first(self, count: int, seed: int) -> torch.Tensor:
         """The first pictures of the stream, uint8 [count or less, C, H, W]."""
+
+    def names(self, batch_size: int, seed: int, position: int) -> list[Name] | None:
+        """Which picture each row of a global batch is, the first of it at this position; None where nobody knows."""
 
 
 def open_dataset(data: Data) -> Dataset:
@@ -144,6 +148,12 @@ class Indexed:
             pictures.shelf.close()
         return as_pictures(rows, pictures.decoder.shape)
 
+    def names(self, batch_size: int, seed: int, position: int) -> list[Name]:
+        """The pictures that the order has there: a bad one is named itself, and not what took its place."""
+        from distgan.data.naming import names_of
+
+        return names_of(self.shards, self._plan(self.split.train, batch_size, seed, position, Place()).batch(0))
+
     def _plan(
         self, samples, batch_size: int, seed: int, position: int, place: Place, partitions: int | None = None
     ) -> Plan:
@@ -223,6 +233,9 @@ class Unindexed:
             pin=place.device != "cpu",
         )
         return on_device(batches, place.device)
+
+    def names(self, batch_size: int, seed: int, position: int) -> None:
+        return None
 
     def first(self, count: int, seed: int) -> torch.Tensor:
         batches = self.stream(count, seed, 0, Place())

@@ -45,10 +45,13 @@ class Meter:
         """Row 0: sums, or maxima; row 1: weights."""
         return torch.zeros(2, len(NAMES), dtype=torch.float64, device=self.is_maximum.device)
 
-    def add(self, parts: dict[str, Tensor], weight: float) -> None:
-        """Adds the metrics of a micro-batch that is `weight` of an update of this process."""
+    def add(self, parts: dict[str, Tensor], weight: float, left_out: Tensor | None = None) -> None:
+        """Adds the metrics of a micro-batch that is `weight` of an update of this process; nothing where `left_out`, a
+        bool scalar, says that the update was skipped (on all processes)."""
         missing = torch.zeros((), device=self.is_maximum.device)
         values = torch.stack([parts.get(name, missing).double() for name in NAMES])
+        if left_out is not None:
+            values, weight = values.masked_fill(left_out, 0.0), weight * left_out.logical_not().double()
         sums, weights = self._local
         sums.copy_(torch.where(self.is_maximum, torch.maximum(sums, values), sums + weight * values))
         weights += weight * self._presence(tuple(parts))
@@ -92,3 +95,4 @@ class Meter:
                 "the newest checkpoint has other metrics: another version of distgan wrote it; use that one"
             )
         self._folded.copy_(state)
+        self._local.zero_()

@@ -1,0 +1,424 @@
+"""Losses and gradients that are not finite: planted on one process, they are seen by all and applied by none."""
+
+from __future__ import annotations
+
+import json
+import math
+import tarfile
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from forked import in_processes
+from launching import TINY, assert_same_weights, lines, train
+from safetensors.torch import load_file
+from torch import Tensor
+
+from distgan import phases as phases_module
+from distgan import randomness, recorder
+from distgan.bad_numbers import MOST_IN_A_ROW, BadUpdate, Guard, Update
+from distgan.config import load_config
+from distgan.data.dataset import open_dataset
+from distgan.errors import Diverged
+from distgan.phases import Phase
+from distgan.run_folder import RunFolder
+from distgan.runtime import Runtime
+from distgan.stopping import StopSignals
+from distgan.trainer import Trainer
+
+SMALL = ["generator={name: mlp, latent: 8, width: 16, norm: batch}", "critic={name: mlp, width: 16}"]
+LAYERED = ["generator={name: mlp, latent: 8, width: 16, norm: layer}", "critic={name: mlp, width: 16}"]
+SELDOM = ["tracking.every=4 steps", "checkpoint.every=3 steps"]
+NO_LINES = "tracking.every=1000 steps"
+EACH, EACH_FOURTH = "checkpoint.every=1 steps", "checkpoint.every=4 steps"
+CLOCK = ("seconds", "throughput/images_per_second", "throughput/data_wait_fraction")
+
+
+class Plant(NamedTuple):
+    """A bad number in update `repeat` (from 0) of each of `steps` (steps done before), on one process."""
+
+    phase: str
+    steps: tuple[int, ...]
+    repeat: int
+    rank: int
+    kind: str
+    rollbacks: int = 0
+    """Only while so many rollbacks were made; all that follows from other noise is well. -1: always."""
+    micro: int = 0
+    """In which micro-batch."""
+
+
+class Outcome(NamedTuple):
+    status: str
+    """What training returned, or what it said when it failed."""
+    rollbacks: int
+    reals: list[Tensor]
+    """Pictures [n, C, H, W] that the critic was given, update after update."""
+
+
+def run(
+    rank: int, shards: Path, folder: Path, settings: list[str], plants: list[Plant], lagged: bool | None = None
+) -> Outcome:
+    """A training in which the plants are. With `lagged` True or False, fused optimisers, and a guard that does not wait
+    for the device, or does."""
+    config = load_config([TINY], [f"data.shards={shards}", f"run_dir={folder}", *settings])
+    recorder.save_curves = recorder.pictures.save_evolution = lambda *_: None  # they take longer than the training
+    if lagged is not None:
+        phases_module.make_optimizer = _fused
+    runtime, run_folder = Runtime(config), RunFolder(config.run_dir)
+    torch.set_num_threads(1)
+    run_folder.create()
+    trainer, reals = Trainer(config, runtime, open_dataset(config.data), run_folder), []
+    if lagged is not None:
+        trainer.phases.guard = Guard(config.train.bad_numbers, runtime.device, lagged=lagged)
+    for phase in trainer.phases:
+        _put(trainer, phase, [plant for plant in plants if plant.phase == phase.name and plant.rank == rank], reals)
+    try:
+        status = trainer.fit(StopSignals())
+    except Diverged as error:
+        status = str(error)
+    return Outcome(status, trainer.progress.rollbacks, reals)
+
+
+def _fused(settings, network) -> torch.optim.Optimizer:
+    return torch.optim.Adam(network.parameters(), settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+
+
+def _put(trainer: Trainer, phase: Phase, plants: list[Plant], reals: list[Tensor]) -> None:
+    objective = getattr(phase.objective, "module", phase.objective)
+    compute, before = objective.compute, [(-1, -1), 0]
+
+    def planted(**kwargs):
+        loss, metrics = compute(**kwargs)
+        progress = trainer.progress
+        now = progress.step, progress.tried[phase.name] - progress.step * phase.repeats
+        before[:] = [now, before[1] + 1 if before[0] == now else 0]
+        if phase.name == "critic":
+            reals.append(kwargs["real"])
+        for plant in plants:
+            here = progress.step in plant.steps and now[1] == plant.repeat and before[1] == plant.micro
+            if here and plant.rollbacks in (-1, progress.rollbacks):
+                loss, metrics = _broken(plant.kind, loss, metrics, phase)
+        return loss, metrics
+
+    objective.compute = planted
+
+
+def _broken(kind: str, loss: Tensor, metrics: dict[str, Tensor], phase: Phase) -> tuple[Tensor, dict[str, Tensor]]:
+    if kind == "gradient":  # of one weight alone
+        parameter = next(phase.network.parameters())
+
+        def spoil(gradient: Tensor) -> Tensor:
+            handle.remove()
+            gradient = gradient.clone()
+            gradient.view(-1)[3] = math.nan
+            return gradient
+
+        handle = parameter.register_hook(spoil)
+        return loss, metrics
+    # A sum with a constant has a finite gradient, a product has not.
+    loss = loss + math.inf if kind == "infinite loss" else loss * math.nan
+    return loss, {**metrics, f"{phase.name}/loss": loss.detach()}
+
+
+def evidence(folder: Path, name: str) -> tuple[dict, dict[str, Tensor]]:
+    return json.loads((folder / name / "report.json").read_text()), load_file(folder / name / "draws.safetensors")
+
+
+def without_clock(run: Path) -> list[dict]:
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines(run)]
+
+
+class TestStop:
+    @pytest.mark.parametrize(
+        ("processes", "plant", "settings", "lagged"),
+        [
+            (1, Plant("critic", (4,), 1, 0, "infinite loss"), [*SMALL, EACH], None),
+            (2, Plant("critic", (4,), 0, 1, "nan loss", micro=0), [*LAYERED, "train.micro_batch=4", EACH], None),
+            (2, Plant("generator", (4,), 0, 1, "gradient"), ["train.precision=bf16", EACH], None),
+            (2, Plant("critic", (4,), 1, 0, "infinite loss"), [*SMALL, EACH_FOURTH, NO_LINES], True),
+            (1, Plant("generator", (4,), 0, 0, "gradient"), [*SMALL, EACH, NO_LINES], True),
+        ],
+    )
+    def test_no_process_goes_on_and_nothing_is_applied(
+        self, shapes_shards, tmp_path, processes, plant, settings, lagged
+    ):
+        folder = tmp_path / "run"
+        settings = ["train.length=8 steps", "checkpoint.keep=9", *settings]
+        told = in_processes(processes, tmp_path, run, shapes_shards, folder, settings, [plant], lagged)
+        assert len({outcome.status for outcome in told}) == 1
+        name = f"00000004-{plant.phase}-{plant.repeat + 1}"
+        what = "its gradient" if plant.kind == "gradient" else "its loss"
+        where = "" if plant.kind == "gradient" else f" on process {plant.rank}"
+        message = told[0].status
+        assert (
+            f"after step 4, in update {plant.repeat + 1} of the {plant.phase}: {what} is not finite{where};" in message
+        )
+        assert f"{folder / 'bad_numbers' / name} has what is needed" in message
+        assert "The newest checkpoint, of step 4," in message and "train.bad_numbers=skip or rollback" in message
+        assert (folder / "status").read_text() == "failed\n"
+        kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+        assert kept == ([f"{step:08d}" for step in range(1, 5)] if EACH in settings else ["00000004"])
+        if EACH_FOURTH in settings:
+            assert len(told[0].reals) == 2 * 6, "it ends with the step after"
+        if plant.phase == "critic" and plant.repeat == 0:  # nothing has been applied since the checkpoint
+            for network in ("critic", "generator"):
+                files = [
+                    folder / part / f"{network}.safetensors" for part in ("checkpoints/00000004", f"bad_numbers/{name}")
+                ]
+                torch.testing.assert_close(load_file(files[1]), load_file(files[0]), rtol=0, atol=0)
+
+    def test_in_a_step_that_lags_the_weights_stay_those_before_the_bad_update(self, shapes_shards, tmp_path):
+        settings, kept = ["train.length=8 steps", *SMALL], []
+        for lagged in (True, False):
+            folder, plants = tmp_path / str(lagged), [Plant("critic", (4,), 1, 0, "nan loss")]
+            in_processes(1, folder, run, shapes_shards, folder / "run", settings, plants, lagged)
+            found = folder / "run" / "bad_numbers" / "00000004-critic-2"
+            kept.append({name: load_file(found / f"{name}.safetensors") for name in ("critic", "generator")})
+        for name in ("critic", "generator"):
+            one, other = (
+                {k: v for k, v in kept[i][name].items() if "running" not in k and "num_" not in k} for i in (0, 1)
+            )
+            assert one
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("phase", ["critic", "generator"])
+    def test_the_evidence_is_what_the_update_was_made_of(self, shapes_shards, tmp_path, phase):
+        settings = ["train.length=8 steps", "data.classes=4", "data.partitions=2", *SMALL]
+        plant = Plant(phase, (2,), 0, 1, "gradient")
+        told = in_processes(2, tmp_path, run, shapes_shards, tmp_path / "run", settings, [plant])
+        report, draws = evidence(tmp_path / "run" / "bad_numbers", f"00000002-{phase}-1")
+        batch = 2 * 2 + (1 if phase == "generator" else 0)  # of the stream: two of each step, one an update
+        assert (report["step"], report["phase"], report["update"], report["seed"]) == (2, phase, 1, 0)
+        assert report["position"] == batch * 16 and report["learning_rate"] == 1e-4 and report["rollbacks"] == 0
+        assert all(math.isfinite(loss) for loss in report["loss_of_each_process"])
+        assert len(report["loss_of_each_process"]) == 2
+        (broken,) = report["gradient"]
+        assert broken["not_finite"] == 1 and broken["entries"] > 100 and broken["parameter"].endswith("weight")
+        keys = randomness.image_keys(randomness.key(0, phase, 2, 0), torch.arange(16))
+        assert torch.equal(draws["key"], keys)
+        assert torch.equal(draws["latent"], randomness.normal(keys, "latent", (8,)))
+        if phase == "critic":
+            assert torch.equal(draws["epsilon"], randomness.uniform(keys, "epsilon"))
+        real = torch.cat([outcome.reals[batch] for outcome in told])
+        pixels = torch.where(draws["flip"][:, None, None, None], real.flip(-1), real)
+        pixels = ((pixels + 1) * 127.5).round().to(torch.uint8)
+        named = [_picture(entry) for entry in report["pictures"]]
+        assert torch.equal(pixels, torch.stack([picture for picture, _ in named]))
+        assert draws["label"].tolist() == [label for _, label in named]
+
+    def test_a_launched_run_says_it_once_and_ends_with_1(self, shapes_shards, tmp_path):
+        wild = [*SMALL, "critic.optimizer.lr=1e30", "checkpoint.every=1 steps"]
+        folder = tmp_path / "run"
+        done = train(
+            "--config", TINY, f"data.shards={shapes_shards}", f"run_dir={folder}", *wild, processes=2, check=False
+        )
+        assert done.returncode == 1 and (folder / "status").read_text() == "failed\n"
+        (told,) = [line for line in done.stderr.splitlines() if line.startswith("distgan:") and "finite" in line]
+        (kept,) = (folder / "bad_numbers").iterdir()
+        assert f"{kept} has what is needed" in told
+
+    def test_evidence_that_cannot_be_written_is_said_and_keeps_nobody_waiting(self, shapes_shards, tmp_path):
+        folder = tmp_path / "run"
+        folder.mkdir()
+        (folder / "bad_numbers").write_text("no folder")
+        plant = Plant("critic", (1,), 0, 1, "nan loss")
+        told = in_processes(2, tmp_path, run, shapes_shards, folder, SMALL, [plant])
+        assert "could not be written to" in told[0].status and "Not a directory" in told[0].status
+        assert "There is no checkpoint to go back to" in told[1].status
+
+
+def _picture(entry: dict) -> tuple[Tensor, int]:
+    """Pixels uint8 [3, H, W] and label of a picture that a report names, by its number and by its name."""
+    with tarfile.open(entry["shard"]) as archive:
+        members = archive.getnames()
+        (extension,) = {name.split(".")[1] for name in members} - {"cls"}
+        numbered = [name for name in members if name.endswith(extension)][entry["number"]]
+        assert numbered == entry["member"]
+        data = archive.extractfile(numbered).read()
+        label = int(archive.extractfile(f"{numbered.split('.')[0]}.cls").read())
+    return torch.from_numpy(np.load(BytesIO(data))).permute(2, 0, 1), label
+
+
+class TestSkip:
+    SETTINGS = ["train.bad_numbers=skip", "train.length=8 steps", "train.precision=fp64"]
+
+    def test_the_update_is_skipped_on_all_processes_and_counted(self, shapes_shards, tmp_path):
+        """The curve is that of one process, and no line knows of the bad numbers."""
+        for processes in (1, 2):
+            last = processes - 1
+            plants = [
+                Plant("critic", (2,), 1, last, "infinite loss"),
+                Plant("critic", (5,), 0, last, "nan loss"),
+                Plant("generator", (5,), 0, last, "gradient"),
+            ]
+            folder = tmp_path / str(processes)
+            told = in_processes(processes, folder, run, shapes_shards, folder / "run", [*self.SETTINGS, *SMALL], plants)
+            assert [outcome.status for outcome in told] == ["finished"] * processes
+        one, two = (without_clock(tmp_path / str(processes) / "run") for processes in (1, 2))
+        for a, b in zip(one, two, strict=True):
+            assert a == pytest.approx(b, rel=1e-9)
+        assert [line["critic/skipped_updates"] for line in one] == [0, 0, 1, 1, 1, 2, 2, 2]
+        assert [line["generator/skipped_updates"] for line in one] == [0, 0, 0, 0, 0, 1, 1, 1]
+        assert all(value is not None for line in one for value in line.values())
+        assert "generator/loss" not in one[5] and "generator/loss" in one[6], "its only update was skipped"
+
+    def test_a_device_that_is_not_waited_for_skips_the_same(self, shapes_shards, tmp_path):
+        plants = [Plant("critic", (1, 2), 1, 1, "nan loss", micro=1), Plant("generator", (3,), 0, 0, "infinite loss")]
+        settings = ["train.bad_numbers=skip", "train.length=6 steps", "train.precision=bf16", *LAYERED]
+        settings.append("train.micro_batch=4")
+        for lagged in (True, False):
+            folder = tmp_path / str(lagged)
+            in_processes(2, folder, run, shapes_shards, folder / "run", settings, plants, lagged)
+        assert_same_weights(tmp_path / "True" / "run", tmp_path / "False" / "run", 6)
+        assert without_clock(tmp_path / "True" / "run") == without_clock(tmp_path / "False" / "run")
+        assert lines(tmp_path / "True" / "run")[-1]["critic/skipped_updates"] == 2
+
+
+class TestRollback:
+    SETTINGS = ["train.bad_numbers=rollback", *SELDOM, "samples.every=2 steps", *SMALL]
+
+    @pytest.mark.parametrize(("processes", "lagged"), [(1, None), (2, True)])
+    def test_it_is_a_start_from_the_newest_checkpoint_with_other_noise(
+        self, shapes_shards, tmp_path, processes, lagged, capfd
+    ):
+        plants = [Plant("critic", (8,), 1, processes - 1, "infinite loss")]
+        told = in_processes(
+            processes, tmp_path / "a", run, shapes_shards, tmp_path / "rolled", self._until(10), plants, lagged
+        )
+        assert [(outcome.status, outcome.rollbacks) for outcome in told] == [("finished", 1)] * processes
+        (said,) = [line for line in capfd.readouterr().err.splitlines() if "rollback" in line]
+        assert said.endswith("it was not applied; rollback 1 of 3, to step 6") and "after step 8" in said
+        other = tmp_path / "fresh"
+        in_processes(processes, tmp_path / "b", run, shapes_shards, other, self._until(6), [], lagged)
+        _count_a_rollback(other / "checkpoints" / "00000006" / "state.json")
+        in_processes(processes, tmp_path / "c", run, shapes_shards, other, self._until(10), [], lagged)
+        assert_same_weights(tmp_path / "rolled", other, 10)
+        assert without_clock(tmp_path / "rolled") == without_clock(other)
+        assert [line["step"] for line in lines(other)] == [4, 8, 10]
+        grids = [
+            {path.name: path.read_bytes() for path in (run / "samples").glob("0*.png")}
+            for run in (tmp_path / "rolled", other)
+        ]
+        assert len(grids[0]) == 6 and grids[0] == grids[1]
+
+    def test_every_step_has_its_line_once(self, shapes_shards, tmp_path):
+        plants = [Plant("generator", (5,), 0, 0, "gradient")]
+        settings = [*self._until(5), "tracking.every=1 steps", "samples.every=1 steps", "train.rollbacks=1"]
+        settings[settings.index("train.length=5 steps")] = "train.length=6 steps"
+        (told,) = in_processes(1, tmp_path, run, shapes_shards, tmp_path / "run", settings, plants)
+        found = lines(tmp_path / "run")
+        assert told.rollbacks == 1 and [line["step"] for line in found] == [1, 2, 3, 4, 5, 6]
+        seconds = [line["seconds"] for line in found]
+        assert seconds == sorted(seconds)
+
+    def test_the_curve_is_the_same_on_one_process_and_on_two_and_after_a_new_start(self, shapes_shards, tmp_path):
+        for processes in (1, 2):
+            plants = [Plant("critic", (4,), 1, processes - 1, "nan loss"), Plant("critic", (7,), 0, 0, "nan loss", 1)]
+            for length in (10,) if processes == 1 else (9, 10):  # on two: a new start, one step before the end
+                folder = tmp_path / str(processes)
+                settings = ["train.precision=fp64", *self._until(length)]
+                told = in_processes(
+                    processes, folder / str(length), run, shapes_shards, folder / "run", settings, plants
+                )
+                assert told[0][:2] == ("finished", 2)
+        one, two = (without_clock(tmp_path / str(processes) / "run") for processes in (1, 2))
+        for a, b in zip(one, two, strict=True):
+            assert a == pytest.approx(b, rel=1e-9)
+
+    def test_no_more_rollbacks_than_are_allowed(self, shapes_shards, tmp_path):
+        plants = [Plant("critic", (4,), 0, 0, "nan loss", rollbacks=-1)]
+        settings = [*self._until(10), "train.rollbacks=2"]
+        (told,) = in_processes(1, tmp_path, run, shapes_shards, tmp_path / "run", settings, plants)
+        assert told.rollbacks == 2 and "train.rollbacks 2 are used up" in told.status
+        report, draws = evidence(tmp_path / "run" / "bad_numbers", "00000004-critic-1")
+        assert report["rollbacks"] == 2
+        again = randomness.image_keys(randomness.key(0, "critic", 4, 0, "rollback", 2), torch.arange(16))
+        assert torch.equal(draws["key"], again)
+
+    @staticmethod
+    def _until(steps: int) -> list[str]:
+        return [f"train.length={steps} steps", *TestRollback.SETTINGS]
+
+
+def _count_a_rollback(state: Path) -> None:
+    record = json.loads(state.read_text())
+    assert record["progress"]["rollbacks"] == 0
+    record["progress"]["rollbacks"] = 1
+    state.write_text(json.dumps(record))
+
+
+def test_fp16_skips_by_itself(shapes_shards, tmp_path):
+    plant = Plant("critic", (4,), 0, 1, "nan loss")
+    settings = ["train.precision=fp16", "train.length=6 steps", *SMALL]
+    told = in_processes(2, tmp_path, run, shapes_shards, tmp_path / "run", settings, [plant])
+    assert [outcome.status for outcome in told] == ["finished"] * 2
+    assert not (tmp_path / "run" / "bad_numbers").exists()
+    found = lines(tmp_path / "run")
+    assert found[4]["critic/skipped_updates"] == found[3]["critic/skipped_updates"] + 1
+
+
+class TestGuard:
+    UPDATE = Update("critic", 3, 1, 0, 1e-4, None, torch.tensor(0.0))
+
+    @staticmethod
+    def optimizer(entries: list[float]) -> torch.optim.Optimizer:
+        """Of two weights, with these gradients of the second."""
+        parameters = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(len(entries)))]
+        parameters[0].grad, parameters[1].grad = torch.ones(3), torch.tensor(entries)
+        return torch.optim.Adam(parameters, fused=True)
+
+    @pytest.mark.parametrize("lagged", [False, True])
+    def test_large_is_not_infinite(self, lagged):
+        optimizer, guard = self.optimizer([1e30, -3e38, 1e-45]), Guard("stop", torch.device("cpu"), lagged=lagged)
+        guard.step(optimizer, self.UPDATE)
+        guard.look()
+        assert [int(fields["step"]) for fields in optimizer.state.values()] == [1, 1]
+        assert optimizer.param_groups[0]["params"][0].all()
+
+    @pytest.mark.parametrize("lagged", [False, True])
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_one_entry_is_enough(self, lagged, value):
+        optimizer, guard = self.optimizer([1.0] * 100 + [value]), Guard("stop", torch.device("cpu"), lagged=lagged)
+        with pytest.raises(BadUpdate, match="after step 3, in update 1 of the critic"):
+            guard.step(optimizer, self.UPDATE)
+            guard.end_step()
+            assert lagged, "the host knew at once"
+            self._try_a_good_one(optimizer, guard)
+            guard.end_step()
+        assert not any(parameter.any() for parameter in optimizer.param_groups[0]["params"])
+
+    def _try_a_good_one(self, optimizer: torch.optim.Optimizer, guard: Guard) -> None:
+        optimizer.param_groups[0]["params"][1].grad.fill_(1.0)
+        guard.step(optimizer, self.UPDATE._replace(step=4))
+
+    def test_an_optimiser_that_cannot_look_itself_is_waited_for(self):
+        parameter = torch.nn.Parameter(torch.zeros(3))
+        parameter.grad = torch.full((3,), math.nan)
+        optimizer, guard = torch.optim.RMSprop([parameter]), Guard("stop", torch.device("cpu"), lagged=True)
+        with pytest.raises(BadUpdate):
+            guard.step(optimizer, self.UPDATE)
+        assert not parameter.any()
+
+    @pytest.mark.parametrize("lagged", [False, True])
+    def test_a_network_that_skips_for_good_is_of_no_use(self, lagged):
+        optimizer, guard = self.optimizer([math.nan]), Guard("skip", torch.device("cpu"), lagged=lagged)
+        other = self.optimizer([1.0])
+
+        def steps(first: int, count: int) -> None:
+            for step in range(first, first + count):
+                assert guard.step(optimizer, self.UPDATE._replace(step=step))
+                assert not guard.step(other, self.UPDATE._replace(phase="generator"))
+                guard.end_step()
+
+        steps(0, MOST_IN_A_ROW)
+        optimizer.param_groups[0]["params"][1].grad.fill_(1.0)
+        assert not guard.step(optimizer, self.UPDATE)
+        optimizer.param_groups[0]["params"][1].grad.fill_(math.nan)
+        steps(100, MOST_IN_A_ROW)
+        guard.look()
+        with pytest.raises(Diverged, match="after step 120, in update 1 of the critic: more than 20 updates"):
+            steps(100 + MOST_IN_A_ROW, 2)
