@@ -137,8 +137,8 @@ def _broken(bad: BadUpdate, phase: Phase) -> list[dict]:
             "not_finite": int((~parameter.grad.isfinite()).sum()) if bad.is_newest else None,
             "entries": parameter.numel(),
         }
-        for (name, parameter), norm in zip(with_gradient, bad.norms.tolist(), strict=False)
-        if not math.isfinite(norm)
+        for (name, parameter), is_finite in zip(with_gradient, bad.finite.tolist(), strict=False)
+        if not is_finite
     ]
 
 
