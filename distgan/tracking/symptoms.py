@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import pairwise
-from statistics import mean, median
+from statistics import median
 from typing import NamedTuple
 
 from distgan.config.schema import Objective
@@ -144,17 +144,17 @@ def _peaked(past: Past) -> float:
 
 
 def _swing(values: list[float]) -> float:
-    """The mean change from line to line over the usual size."""
-    return mean(abs(b - a) for a, b in pairwise(values)) / max(median(map(abs, values)), 1e-12)
+    """The usual change from line to line over the usual size."""
+    return median(abs(b - a) for a, b in pairwise(values)) / max(median(map(abs, values)), 1e-12)
 
 
 def _oscillating(past: Past) -> float:
-    """E D(real) - E D(fake) swings by half of itself from line to line, or crosses zero again and again."""
+    """E D(real) - E D(fake) swings by 0.4 of itself from line to line, or crosses zero again and again."""
     values = past.newest(WASSERSTEIN, 2 * RECENT)
     if not values or past.lines <= 3 * RECENT:
         return 0.0
     crossings = sum((a < 0) != (b < 0) for a, b in pairwise(values))
-    return max(_swing(values) / 0.5, crossings / 5)
+    return max(_swing(values) / 0.4, crossings / 5)
 
 
 def _losing(past: Past) -> float:
@@ -185,7 +185,7 @@ SYMPTOMS = {
     "alike": Symptom(
         _alike,
         lambda past: f"samples are nearly alike ({_value(DIVERSITY)(past)}): the generator has collapsed",
-        "a lower generator.optimizer.lr, more train.critic_steps, objective.penalty gp, or critic.minibatch_std 4",
+        "a lower generator.optimizer.lr, more train.critic_steps, penalty gp, or critic.minibatch_std 4 (dcgan)",
     ),
     "wild": Symptom(
         _wild,
