@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import pairwise
-from statistics import mean, median
+from statistics import median
 from typing import NamedTuple
 
 from distgan.config.schema import Objective
@@ -19,7 +19,10 @@ RECENT = 8
 """Lines that a symptom must show in: one bad line is none."""
 
 LONG = 3 * RECENT
-"""Lines of training after which an untrained network is no excuse any more."""
+"""Lines after which an untrained network is no excuse any more ..."""
+
+LONG_KIMG = 30
+"""... and thousand images."""
 
 KEPT = 2 * LONG
 
@@ -35,6 +38,8 @@ class Past:
         self.lines = 0
         self.most_diverse = 0.0
         """The largest median of a stretch; 1 at most, as beyond that it is not health."""
+        self.nearest = math.inf
+        """The smallest median of `distance`, once the critic has had time to learn."""
         self._kept: dict[str, deque[float]] = {}
 
     def add(self, line: dict) -> None:
@@ -45,6 +50,19 @@ class Past:
         diverse = self.median(DIVERSITY)
         if diverse is not None:
             self.most_diverse = max(self.most_diverse, min(diverse, 1.0))
+        distance = self.distance()
+        if distance and distance > 0 and self.is_long:
+            self.nearest = min(self.nearest, distance)
+
+    @property
+    def is_long(self) -> bool:
+        return self.lines >= LONG and max(self.newest("kimg", 1), default=0.0) >= LONG_KIMG
+
+    def distance(self) -> float | None:
+        """Of samples from the data, W1, as a critic with a norm near a known one estimates it (docs/penalty.md)."""
+        margin, norm = self.median(WASSERSTEIN), self.median(NORM)
+        known = self.objective.loss == "wasserstein" and self.objective.penalty in ("gp", "lp")
+        return margin / norm if known and margin is not None and norm else None
 
     def newest(self, name: str, count: int = RECENT) -> list[float]:
         """The newest `count` values of a metric; none where there are fewer."""
@@ -81,36 +99,40 @@ def _inverse(value: float | None, bound: float) -> float:
 
 
 def _alike(past: Past) -> float:
-    """Below 0.3 of what it was at its best, once it had been diverse; below 0.1 after long anyway."""
+    """Below 0.3 of what it was at its best, once it had been diverse; below 0.05 after long anyway."""
     if past.most_diverse >= 0.4:
         return _inverse(past.median(DIVERSITY), 0.3 * past.most_diverse)
-    return _inverse(past.median(DIVERSITY), 0.1) if past.lines >= LONG else 0.0
+    return _inverse(past.median(DIVERSITY), 0.05) if past.is_long else 0.0
 
 
 def _wild(past: Past) -> float:
     return _ratio(past.median(DIVERSITY), 1.5)
 
 
-def _wanted_norm(past: Past) -> float | None:
-    """The gradient norm that the penalty asks for, or that it was long ago where it asks for none."""
+def _sound_norm(past: Past) -> float | None:
+    """The gradient norm of a sound critic; where the penalty asks for none, that of long ago.
+
+    With weight lambda and samples at a distance W1 from the data, W1 |g| - lambda (|g| - target)^2 is largest at
+    |g| = target + W1 / (2 lambda)."""
     objective = past.objective
-    if objective.penalty in ("gp", "lp") and objective.target:
-        return objective.target
-    before = past.newest(NORM, KEPT)[:LONG]
-    return median(before) if before else None
+    if objective.penalty not in ("gp", "lp") or not objective.target:
+        before = past.newest(NORM, KEPT)[:LONG]
+        return median(before) if before else None
+    far = max(past.distance() or 0.0, 0.0)
+    return objective.target + (far / (2 * objective.weight) if objective.weight else 0.0)
 
 
 def _steep(past: Past) -> float:
-    wanted = _wanted_norm(past)
+    sound = _sound_norm(past)
     bound = 3.0 if past.objective.penalty in ("gp", "lp") else 10.0
-    return _ratio(past.median(NORM), bound * wanted) if wanted and past.lines > RECENT else 0.0
+    return _ratio(past.median(NORM), bound * sound) if sound and past.lines > RECENT else 0.0
 
 
 def _flat(past: Past) -> float:
     """The one-sided penalty allows any norm below its target, but not none."""
-    wanted = _wanted_norm(past)
+    sound = _sound_norm(past)
     bound = {"gp": 0.3, "lp": 0.02}.get(past.objective.penalty, 0.02)
-    return _inverse(past.median(NORM), bound * wanted) if wanted and past.lines >= LONG else 0.0
+    return _inverse(past.median(NORM), bound * sound) if sound and past.is_long else 0.0
 
 
 def _peaked(past: Past) -> float:
@@ -122,23 +144,28 @@ def _peaked(past: Past) -> float:
 
 
 def _swing(values: list[float]) -> float:
-    """The mean change from line to line over the usual size."""
-    return mean(abs(b - a) for a, b in pairwise(values)) / max(median(map(abs, values)), 1e-12)
+    """The usual change from line to line over the usual size."""
+    return median(abs(b - a) for a, b in pairwise(values)) / max(median(map(abs, values)), 1e-12)
 
 
 def _oscillating(past: Past) -> float:
-    """E D(real) - E D(fake) swings by half of itself from line to line, or crosses zero again and again."""
+    """E D(real) - E D(fake) swings by 0.4 of itself from line to line, or crosses zero again and again."""
     values = past.newest(WASSERSTEIN, 2 * RECENT)
     if not values or past.lines <= 3 * RECENT:
         return 0.0
     crossings = sum((a < 0) != (b < 0) for a, b in pairwise(values))
-    return max(_swing(values) / 0.5, crossings / 5)
+    return max(_swing(values) / 0.4, crossings / 5)
 
 
 def _losing(past: Past) -> float:
     """The share of lines in which the critic scores fakes above real pictures."""
     values = past.newest(WASSERSTEIN)
     return sum(value < 0 for value in values) / RECENT if values and past.lines > RECENT else 0.0
+
+
+def _leaving(past: Past) -> float:
+    """Samples are 2.5 times as far from the data as they have been."""
+    return _ratio(past.distance(), 2.5 * past.nearest) if past.is_long else 0.0
 
 
 _CHANCE = {"nonsaturating": 2 * math.log(2), "minimax": 2 * math.log(2), "hinge": 2.0, "relativistic": math.log(2)}
@@ -158,7 +185,7 @@ SYMPTOMS = {
     "alike": Symptom(
         _alike,
         lambda past: f"samples are nearly alike ({_value(DIVERSITY)(past)}): the generator has collapsed",
-        "a lower generator.optimizer.lr, more train.critic_steps, objective.penalty gp, or critic.minibatch_std 4",
+        "a lower generator.optimizer.lr, more train.critic_steps, penalty gp, or critic.minibatch_std 4 (dcgan)",
     ),
     "wild": Symptom(
         _wild,
@@ -167,12 +194,12 @@ SYMPTOMS = {
     ),
     "steep": Symptom(
         _steep,
-        lambda past: f"the critic's gradient explodes ({_value(NORM)(past)}, where {_wanted_norm(past):.3g} is sound)",
+        lambda past: f"the critic's gradient explodes ({_value(NORM)(past)}, where {_sound_norm(past):.3g} is sound)",
         "a higher objective.weight, objective.every 1, or a lower critic.optimizer.lr",
     ),
     "flat": Symptom(
         _flat,
-        lambda past: f"the critic's gradient vanishes ({_value(NORM)(past)}, where {_wanted_norm(past):.3g} is sound)",
+        lambda past: f"the critic's gradient vanishes ({_value(NORM)(past)}, where {_sound_norm(past):.3g} is sound)",
         "a lower objective.weight, a higher critic.optimizer.lr, or a wider critic",
     ),
     "peaked": Symptom(
@@ -189,6 +216,14 @@ SYMPTOMS = {
         _losing,
         lambda past: f"the critic scores samples above real pictures ({_value(WASSERSTEIN)(past)})",
         "more train.critic_steps, a higher critic.optimizer.lr, or a lower generator.optimizer.lr",
+    ),
+    "leaving": Symptom(
+        _leaving,
+        lambda past: (
+            f"samples move away from the data ({WASSERSTEIN} over {NORM} {past.distance():.3g}, after "
+            f"{past.nearest:.3g})"
+        ),
+        "a lower generator.optimizer.lr, its decay linear, or more train.critic_steps",
     ),
     "won": Symptom(
         _won,
