@@ -61,24 +61,32 @@ class Trainer:
 
         Raises UserError for what the user can mend. Once training has begun the run folder's status is then `failed`.
         """
+        self._mark("resuming")
         self._resume(allow_other_data)
         for phase in self.phases:  # an older version's checkpoint does not say
             self.progress.tried.setdefault(phase.name, self.progress.step * phase.repeats)
         status = "failed"
+        self._mark("starting")
         try:
             self.recorder.start(self.average.network, self.dataset, self._summary())
             status = self._train(signals)
         finally:
+            self._mark("closing the record")
             self.recorder.close(status)
         return status
 
+    def _mark(self, doing: str, phase: str = "", update: int = 0) -> None:
+        """Tells the watchdog where this process is: `phase` and `update` inside the step that is under way."""
+        self.runtime.watchdog.mark(self.progress.step + bool(phase), doing, phase, update)
+
     def _train(self, signals: StopSignals) -> str:
-        clock, vote = Clock(self.progress.seconds), Vote(self.runtime.world_size)
+        clock, vote = Clock(self.progress.seconds), Vote(self.runtime.world_size, self.runtime.timeout)
         total, stop = self.config.total_steps, False
         with contextlib.closing(self._stream()) as stream:
             line, sample, save = self._jobs(stream, clock)
             while self.progress.step < total and not stop:
                 self._step(stream)
+                self._mark("agreeing with the others to go on")
                 stop, late = vote.cast(signals.asked, save.is_late(clock.since_save()))
                 save_now = stop or (late and self.progress.step > self._saved_step + 1)  # the vote is a step behind
                 for job in (line, sample, save):
@@ -105,6 +113,7 @@ class Trainer:
         config = self.config
 
         def line() -> None:
+            self._mark("writing a line of metrics")
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
             metrics = {**self.meter.take(), **self.phases.scaling(self.progress.tried), **self._replaced(stream)}
@@ -112,11 +121,13 @@ class Trainer:
             self._check_finite(metrics)
 
         def sample() -> None:
+            self._mark("drawing samples")
             self.recorder.sample(self.progress.step, self.average.network)
 
         def save() -> None:
             if self.progress.step == self._saved_step:
                 return
+            self._mark("saving a checkpoint")
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
             self._check_finite(self.meter.peek())
@@ -166,9 +177,12 @@ class Trainer:
         for phase in self.phases:
             self.phases.begin(phase, done)
             for repeat in range(phase.repeats):
+                self._mark("reading the batch", phase.name, repeat + 1)
                 inputs = self._read(phase, repeat, stream)
+                self._mark("gradients", phase.name, repeat + 1)
                 for metrics, share in self.phases.gradients(phase, inputs, self.progress.step * phase.repeats + repeat):
                     self.meter.add(metrics, share)
+                self._mark("applying them", phase.name, repeat + 1)
                 self.phases.apply(phase)
                 self.progress.tried[phase.name] += 1
         self.progress.step += 1

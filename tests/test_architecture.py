@@ -18,7 +18,8 @@ ROOT = PACKAGE.parent
 
 STOREYS = [
     ["errors", "files", ""],
-    ["config", "run_folder", "stopping", "exit_status"],
+    ["config", "run_folder", "exit_status"],
+    ["stopping", "watchdog", "launcher"],
     ["randomness", "schedules", "averaging", "weights"],
     ["networks"],
     ["objectives"],
