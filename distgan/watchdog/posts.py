@@ -135,8 +135,7 @@ class Spoke(_Post):
         elif self._waits:
             self.judge.see(0, self._beside and self._hub.is_stopped())
         else:
-            self._waits = True
-            self._line.send(**self.say())
+            self._send()
 
     def spread(self, verdict: Verdict) -> None:
         """What process 0 found it passes on itself; without it nobody does."""
@@ -145,6 +144,10 @@ class Spoke(_Post):
         if self._line is not None:
             self._line.send(left=how)
             self._line.close()
+
+    def _send(self) -> None:
+        self._waits = True
+        self._line.send(**self.say())
 
     def _look_for_hub(self) -> None:
         if self._attempts == 0:
@@ -155,6 +158,7 @@ class Spoke(_Post):
             self._attempts = 0
             self.judge.hear(0, 0, "starting")
             self.selector.register(self._line.connection, selectors.EVENT_READ, self._read)
+            self._send()
 
     def _read(self) -> None:
         try:

@@ -110,7 +110,7 @@ def stacks(words: str) -> set[int]:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_all_and_is_named_once(pack, rank):
     three = pack(3, wait_for_others)
-    time.sleep(0.3)
+    time.sleep(1.0)  # all have said where they are
     three.send(signal.SIGKILL, rank)
     assert three.statuses() == [-signal.SIGKILL if other == rank else 1 for other in range(3)]
     (line,) = told(three.words())
@@ -130,7 +130,7 @@ def test_processes_that_are_killed_together_do_not_silence_the_others(pack):
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_stopped_process_ends_all_itself_included(pack, rank):
     three = pack(3, wait_for_others)
-    time.sleep(0.3)
+    time.sleep(1.0)  # all have said where they are
     three.send(signal.SIGSTOP, rank)
     assert three.statuses() == [-signal.SIGKILL if other == rank else 1 for other in range(3)]
     (line,) = told(three.words())
