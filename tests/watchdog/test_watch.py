@@ -192,12 +192,25 @@ def test_a_process_that_is_busy_and_cannot_answer_is_waited_for(pack):
     assert two.statuses() == [0, 0] and two.words() == ""
 
 
-def test_a_job_that_is_suspended_as_a_whole_goes_on(pack):
-    three = pack(3, pause_and_leave)
-    three.send(signal.SIGSTOP, 0, 1, 2)
-    time.sleep(4 * GONE * TICK)
-    three.send(signal.SIGCONT, 0, 1, 2)
-    assert three.statuses() == [0, 0, 0] and three.words() == ""
+def work_for_long(rank: int, watchdog: Watchdog) -> None:
+    watchdog.mark(1, "drawing samples")
+    time.sleep(5)
+    watchdog.close()
+
+
+def test_a_job_that_is_suspended_as_a_whole_goes_on(pack, monkeypatch):
+    """One machine somewhat earlier than the other, and later again: both together are longer than a stopped process
+    is given."""
+    monkeypatch.setattr(watch, "GONE", 40)
+    two = pack(2, work_for_long)
+    two.send(signal.SIGSTOP, 1)
+    time.sleep(1.3)
+    two.send(signal.SIGSTOP, 0)
+    time.sleep(0.8)
+    two.send(signal.SIGCONT, 0)
+    time.sleep(1.2)
+    two.send(signal.SIGCONT, 1)
+    assert two.statuses() == [0, 0] and two.words() == ""
 
 
 def fail_or_ask(rank: int, watchdog: Watchdog) -> None:
