@@ -6,8 +6,10 @@ import contextlib
 import errno
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn, Protocol
 
 from distgan.errors import UserError
 
@@ -16,22 +18,42 @@ _FIRST_WORD = 3.0
 one has left."""
 
 
+class Peers(Protocol):
+    """What knows of the other processes of a run."""
+
+    def failed(self) -> None:
+        """This process ends by a failure that it tells itself."""
+
+    def lost(self) -> str | None:
+        """What to say of the one that has gone; nothing where another process says it, None where nothing is known."""
+
+    def close(self) -> None:
+        """This process has done its work."""
+
+
+peers: Peers | None = None
+"""Set as soon as there are other processes that are known."""
+
+
 def exit_status(action: Callable[[], int | None], interrupted: str = "interrupted") -> int:
     """What `action` returns (None: 0), or the status of its failure, which is told here."""
     try:
         return action() or 0
     except UserError as error:
+        _tell_peers()
         if error.everywhere and os.environ.get("LOCAL_RANK", "0") != "0":  # told once a machine, by its first process
             time.sleep(_FIRST_WORD)
         else:
             print(f"distgan: {error}".replace("\n", "\ndistgan: "), file=sys.stderr, flush=True)
         return error.exit_status
     except KeyboardInterrupt:
+        _tell_peers()
         print(f"distgan: {interrupted}", file=sys.stderr)
         return 130
     except OSError as error:
         if error.errno != errno.ENOSPC:
             return _defect(error)
+        _tell_peers()
         print(f"distgan: cannot write: {error.strerror}", file=sys.stderr)
         return 1
     except Exception as error:  # noqa: BLE001  a defect of ours: its traceback, and then out before the others wait
@@ -41,12 +63,23 @@ def exit_status(action: Callable[[], int | None], interrupted: str = "interrupte
 def _defect(error: Exception) -> int:
     if _is_lost_peer(error):
         rank = os.environ.get("RANK")
-        print(f"distgan: process {rank}: another process has ended; see what it said", file=sys.stderr)
-    else:
+        told = peers.lost() if peers is not None else None
+        if told is None:
+            told = f"process {rank}: another process has ended; see what it said"
+        if told:
+            print(f"distgan: {told}", file=sys.stderr, flush=True)
+    _tell_peers()
+    if not _is_lost_peer(error):
         import traceback
 
         traceback.print_exception(error)
     return 1
+
+
+def _tell_peers() -> None:
+    """The others need not guess why this process is about to leave."""
+    if peers is not None:
+        peers.failed()
 
 
 def leave(status: int, *, orderly: bool = True) -> int:
@@ -62,6 +95,22 @@ def leave(status: int, *, orderly: bool = True) -> int:
             sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def end_now(status: int, *last: Callable[[], object], within: float) -> NoReturn:
+    """Ends this process from any of its threads, whatever the others are in. Does before what is in `last`, for so many
+    seconds: writing to a disk or a terminal that does not answer never ends."""
+
+    def say() -> None:
+        for action in (*last, sys.stdout.flush, sys.stderr.flush):
+            with contextlib.suppress(Exception):
+                action()
+
+    with contextlib.suppress(RuntimeError):  # Python may be about to end
+        words = threading.Thread(target=say, daemon=True)
+        words.start()
+        words.join(within)
+    os._exit(status)
 
 
 def _is_lost_peer(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -51,6 +52,12 @@ class RunFolder:
         except UserError:
             self.status.unlink(missing_ok=True)
             raise
+
+    def give_up(self) -> None:
+        """The status of a run that ends while it was running, as far as that can be written."""
+        with contextlib.suppress(OSError, UserError):
+            if self.status.read_text() == "running\n":
+                self.write_status("failed")
 
     def create(self) -> None:
         """Makes the folders. Raises UserError when that, or writing in them, is not possible."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -19,15 +17,21 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from distgan import exit_status
 from distgan.config import Config, flatten, process_conflicts, raise_mistakes
 from distgan.errors import ConfigError
+from distgan.launcher import check_launch, meet_after_restart
 from distgan.networks.norms import batch_norms
+from distgan.watchdog import Idle, Watchdog, listen, this_process
 
 _OWN = (
     *("data.shards", "data.threads", "data.tier", "data.cache", "data.cache_size"),
     *("train.micro_batch", "train.device", "train.compile"),
 )
 """Keys that may differ between the machines of a run: where the same pictures are, and how the same is computed."""
+
+_PATIENCE = timedelta(minutes=30)
+"""Least time-out of a collective, for what the watchdog cannot see: it ends what is stuck long before."""
 
 _MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,12 +46,14 @@ class Runtime:
         if config.train.device == "cuda" and not cuda:
             raise ConfigError("train.device: cuda, and torch sees no CUDA device here; use auto or cpu")
         raise_mistakes(process_conflicts(config, launched_processes()))
+        self.timeout = max(_PATIENCE, timedelta(seconds=config.train.stuck_after.seconds, minutes=5))
+        meet_after_restart("nccl" if cuda else "gloo", self.timeout)
         self.accelerator = Accelerator(
             cpu=not cuda,
             mixed_precision="no",  # ours: accelerate has one scaler for both networks, and none on a CPU
             kwargs_handlers=[
                 DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-                InitProcessGroupKwargs(timeout=timedelta(minutes=30)),
+                InitProcessGroupKwargs(timeout=self.timeout),
             ],
         )
         self.device = self.accelerator.device
@@ -56,6 +62,7 @@ class Runtime:
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
         self.cores = cores_of_a_process(self.world_size)
         self.is_main = self.accelerator.is_main_process
+        self.watchdog = self._watch(config)
         self.dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
         self._mixed = _MIXED.get(config.train.precision)
         self.compiles = config.train.compile is True or (config.train.compile == "auto" and cuda)
@@ -66,6 +73,18 @@ class Runtime:
         else:
             torch.set_num_threads(self.cores)
         self._require_one(config)
+
+    def _watch(self, config: Config) -> Watchdog | Idle:
+        """From here on a process that is lost ends all."""
+        if self.world_size == 1:
+            return Idle()
+        server, meeting = listen(alone=self.local_size == self.world_size) if self.is_main else (None, None)
+        found: list = [None] * self.world_size
+        dist.all_gather_object(found, (this_process(self.rank), meeting))
+        members, meeting = [member for member, _ in found], found[0][1]
+        watchdog = Watchdog(members, self.rank, meeting, server, config.train.stuck_after.seconds).start()
+        exit_status.peers = watchdog
+        return watchdog
 
     def _require_one(self, config: Config) -> None:
         if self.world_size == 1:
@@ -212,6 +231,7 @@ class Runtime:
         """The orderly end. Not for failures: it waits for the others, who may be waiting for this process."""
         if dist.is_initialized():
             dist.destroy_process_group()
+        self.watchdog.close()
 
 
 class Vote:
@@ -221,10 +241,13 @@ class Vote:
     its end, so that neither the device nor the host waits. Alone, a process says what it wants when it is asked.
     """
 
-    def __init__(self, world_size: int, wishes: Callable[[], tuple[bool, ...]]) -> None:
-        """`wishes` gives this process's flags."""
+    def __init__(
+        self, world_size: int, wishes: Callable[[], tuple[bool, ...]], timeout: timedelta | None = None
+    ) -> None:
+        """`wishes` gives this process's flags; `timeout`: of a wait for the others' flags, as a group of its own does
+        not take over that of all."""
         self._wishes = wishes
-        self._group = dist.new_group(backend="gloo") if world_size > 1 else None
+        self._group = dist.new_group(backend="gloo", timeout=timeout) if world_size > 1 else None
         self._pending: tuple[Tensor, dist.Work] | None = None
 
     def cast(self) -> None:
@@ -287,23 +310,6 @@ def compile_or_fall_back(function: Callable, *, backend: str = "inductor") -> Ca
 def launched_processes() -> int:
     """The number of processes that the launcher says it started."""
     return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def check_launch() -> None:
-    """Raises ConfigError where accelerate was asked for several processes and silently started one."""
-    try:
-        launcher = Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\0")
-    except OSError:  # no such thing on this system: nothing can be said
-        return
-    is_accelerate = "accelerate.commands.launch" in launcher[:4] or any(
-        Path(part).name in ("accelerate", "accelerate-launch") for part in launcher[:2]
-    )
-    asked = re.search(r"\0--num[_-]processes[=\0](\d+)\0", "\0".join(launcher))
-    if is_accelerate and asked and int(asked[1]) > 1 and "WORLD_SIZE" not in os.environ:
-        raise ConfigError(
-            f"accelerate launch was asked for {asked[1]} processes and started one, as it does on a CPU; "
-            "add --config_file launch/cpu.yaml"
-        )
 
 
 def _cpu_asked_for() -> bool:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
+import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
+from distgan.exit_status import end_now
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+INTERRUPTED = "interrupted; start again to go on from the newest checkpoint"
 
 
 class StopSignals:
-    """Installed first thing in a process, a stop signal only sets `received`; a second SIGINT interrupts at once.
+    """Installed first thing in a process, a stop signal only sets `received`; a second SIGINT ends it at once.
 
     A signal so loses nothing at any time: not while torch is still loading, nor during the last save.
     """
@@ -21,24 +27,51 @@ class StopSignals:
         self.began = time.monotonic()
         """When this start began, by the monotonic clock."""
         self.received = False
+        self.reason: str | None = None
+        """What first asked to stop: the name of a signal, or the launcher that has gone."""
+        self.on_interrupt: Callable[[], object] | None = None
+        """Called, in another thread and for moments only, before a second SIGINT ends the process."""
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def install(self) -> StopSignals:
+        """From the main thread."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._note)
+        arrived, self._arrivals = socket.socketpair()
+        self._arrivals.setblocking(False)
+        signal.set_wakeup_fd(self._arrivals.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(arrived,), name="signals", daemon=True).start()
         return self
 
     @property
     def asked(self) -> bool:
         """Whether to stop: a signal came, or the launcher that started this process has gone."""
-        return self.received or (self._launcher is not None and os.getppid() != self._launcher)
+        if self.received:
+            return True
+        gone = self._launcher is not None and os.getppid() != self._launcher
+        if gone:
+            self.reason = self.reason or "the end of its launcher"
+        return gone
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        self.reason = self.reason or signal.Signals(number).name
         self.received = True
-        if sys.stderr.isatty():
-            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")  # print may not be entered twice
+
+    def _watch(self, arrived: socket.socket) -> None:
+        """Python calls a handler in the main thread, which may wait in a collective for ever; the numbers of the
+        signals come here at once."""
+        interrupts = 0
+        while numbers := arrived.recv(64):
+            if sys.stderr.isatty() and interrupts == 0:
+                os.write(2, b"\nstopping after this step; a second Ctrl-C stops at once\n")
+            interrupts += numbers.count(signal.SIGINT)
+            if interrupts > 1:
+                end_now(
+                    130,
+                    lambda: os.write(2, f"distgan: {INTERRUPTED}\n".encode()),
+                    self.on_interrupt or (lambda: None),
+                    within=2.0,
+                )
 
 
 def ignore_stop_signals() -> None:

@@ -15,7 +15,7 @@ if not __package__:  # run as a script: this folder's files must not stand befor
 def main() -> int:
     """Returns 0 when the run is finished or was told to stop, 1 when it failed, 2 when it cannot be run as given."""
     from distgan.exit_status import exit_status, leave
-    from distgan.stopping import StopSignals, ignore_stop_signals
+    from distgan.stopping import INTERRUPTED, StopSignals, ignore_stop_signals
 
     parser = argparse.ArgumentParser(
         prog="train.py", description="Trains a GAN; started again with the same run_dir it goes on."
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="laid on the files")
     args = parser.parse_intermixed_args()
     signals = StopSignals().install()
-    status = exit_status(lambda: train(args, signals), "interrupted; start again to go on from the newest checkpoint")
+    status = exit_status(lambda: train(args, signals), INTERRUPTED)
     ignore_stop_signals()
     return leave(status)
 
@@ -55,11 +55,15 @@ def train(args: argparse.Namespace, signals) -> None:
     folder.create()
     if runtime.is_main:
         folder.lock()
+    signals.on_interrupt = lambda: (folder.give_up() if runtime.is_main else None, runtime.watchdog.failed())
+    runtime.watchdog.on_end = folder.give_up
     trainer = Trainer(config, runtime, dataset, folder)
     status = trainer.fit(signals, allow_other_data=args.allow_config_change, init_from=args.init_from)
+    why = runtime.union(frozenset([signals.reason] if signals.reason else [])) if status == "preempted" else ()
     runtime.close()
     if runtime.is_main:
-        print(f"{status}: {folder.path}", file=sys.stderr, flush=True)
+        by = f" by {', '.join(sorted(why))}" if why else ""
+        print(f"{status}{by}: {folder.path}, step {trainer.progress.step}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -78,15 +78,22 @@ class Trainer:
 
         Raises UserError for what the user can mend. Once training has begun the run folder's status is then `failed`.
         """
+        self._mark("resuming")
         self._resume(allow_other_data, init_from)
         status = "failed"
+        self._mark("starting")
         try:
             self.recorder.start(self.average.network, self.dataset, self._summary())
             status = self._train(signals)
         finally:
+            self._mark("closing the record")
             self.writer.close()
             self.recorder.close(status)
         return status
+
+    def _mark(self, doing: str, phase: str = "", update: int = 0) -> None:
+        """Tells the watchdog where this process is: `phase` and `update` inside the step that is under way."""
+        self.runtime.watchdog.mark(self.progress.step + bool(phase), doing, phase, update)
 
     def _train(self, signals: StopSignals) -> str:
         max_time = self.config.train.max_time
@@ -94,10 +101,12 @@ class Trainer:
         vote = Vote(
             self.runtime.world_size,
             lambda: (signals.asked or limit.is_up(self.writer.slowest), self._save_is_late()),
+            self.runtime.timeout,
         )
         while True:
             try:
                 status = self._train_on(vote, limit)
+                self._mark("waiting for the last checkpoint")
                 self.writer.finish()
                 return status
             except BadUpdate as bad:
@@ -112,6 +121,7 @@ class Trainer:
             while self.progress.step < total and not stop:
                 self._step(stream, vote)
                 limit.stepped()
+                self._mark("agreeing with the others to go on")
                 stop, late = vote.result()
                 for job in (line, sample, save):
                     if job.is_due(self.progress.step) or (job is save and (stop or late)):
@@ -140,6 +150,7 @@ class Trainer:
         config = self.config
 
         def line() -> None:
+            self._mark("writing a line of metrics")
             self.phases.guard.look()
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
@@ -148,12 +159,14 @@ class Trainer:
             self._check_finite(metrics)
 
         def sample() -> None:
+            self._mark("drawing samples")
             self.recorder.sample(self.progress.step, self.average.network)
 
         def save() -> None:
             self.phases.guard.look()  # a checkpoint after a bad update would be one to go back to
             if self.progress.step == self._saved_step:
                 return
+            self._mark("saving a checkpoint")
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
             self._check_finite(self.meter.peek())
@@ -205,8 +218,11 @@ class Trainer:
                 vote.cast()
             self.phases.begin(phase, done)
             for repeat in range(phase.repeats):
+                self._mark("reading the batch", phase.name, repeat + 1)
                 inputs = self._read(phase, repeat, stream)
+                self._mark("gradients", phase.name, repeat + 1)
                 found = self.phases.gradients(phase, inputs, self.progress.step * phase.repeats + repeat)
+                self._mark("applying them", phase.name, repeat + 1)
                 left_out = self.phases.apply(phase, self._update(phase, repeat, inputs, found))
                 for metrics, share in found:
                     self.meter.add(metrics, share, left_out)
@@ -323,6 +339,7 @@ class Trainer:
     def _answer(self, bad: BadUpdate) -> None:
         """Goes back to the newest checkpoint where the config says so. Else keeps what is needed to study the update,
         and raises Diverged. The same on all processes."""
+        self._mark("answering bad numbers")
         evidence, train = Evidence(bad, self.runtime), self.config.train
         newest = self._newest()
         if train.bad_numbers == "rollback" and newest is not None and self.progress.rollbacks < train.rollbacks:

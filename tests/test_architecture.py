@@ -18,7 +18,8 @@ ROOT = PACKAGE.parent
 
 STOREYS = [
     ["errors", "files", "trouble", ""],
-    ["config", "run_folder", "stopping", "exit_status"],
+    ["config", "run_folder", "exit_status"],
+    ["stopping", "watchdog", "launcher"],
     ["randomness", "schedules", "averaging", "weights", "bad_numbers"],
     ["networks"],
     ["objectives"],

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +22,7 @@ for _ in range(2000):
         break
     if signals.received:
         print("noted", flush=True)
-print("left", signals.received, flush=True)
+print("left", signals.reason, flush=True)
 ignore_stop_signals()
 if sys.argv[1] == "leave":
     time.sleep(float(sys.argv[2]) if len(sys.argv) > 2 else 0)
@@ -30,8 +33,8 @@ if sys.argv[1] == "leave":
 def loop():
     started = []
 
-    def call(*manner: str) -> subprocess.Popen:
-        command = [sys.executable, "-c", LOOP, *manner]
+    def call(*manner: str, code: str = LOOP) -> subprocess.Popen:
+        command = [sys.executable, "-c", code, *manner]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout.readline() == "ready\n"
@@ -48,7 +51,7 @@ def test_a_signal_lets_the_step_end_and_then_leave(loop, number):
     process = loop("leave")
     process.send_signal(number)
     out, errors = process.communicate(timeout=10)
-    assert (process.returncode, out, errors) == (0, "left True\n", "")
+    assert (process.returncode, out, errors) == (0, f"left {number.name}\n", "")
 
 
 def test_a_second_interrupt_stops_at_once(loop):
@@ -57,7 +60,85 @@ def test_a_second_interrupt_stops_at_once(loop):
     assert process.stdout.readline() == "noted\n"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=10)
-    assert process.returncode != 0 and "KeyboardInterrupt" in errors
+    assert process.returncode == 130
+    assert errors == "distgan: interrupted; start again to go on from the newest checkpoint\n"
+
+
+BLOCKED = """
+import ctypes, sys
+from distgan.stopping import StopSignals
+signals = StopSignals().install()
+def tell(): print("put down", flush=True)
+def never(): ctypes.CDLL(None).pause()
+signals.on_interrupt = {"tell": tell, "never": never}[sys.argv[1]]
+print("ready", flush=True)
+while True:
+    ctypes.CDLL(None).usleep(900_000)
+    ctypes.CDLL(None).select(0, None, None, None, None)
+"""
+"""A main thread that never comes back from C, as from a collective whose other half is missing."""
+
+
+@pytest.mark.parametrize("hook", ["tell", "never"])
+def test_a_second_interrupt_ends_a_process_that_does_not_come_back_from_c(loop, hook):
+    process = loop(hook, code=BLOCKED)
+    mask = int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())[1], 16)
+    assert mask >> (signal.SIGINT - 1) & 1, "it is caught"
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    out, errors = process.communicate(timeout=20)
+    assert (process.returncode, out) == (130, "put down\n" if hook == "tell" else "")
+    assert errors == "distgan: interrupted; start again to go on from the newest checkpoint\n"
+
+
+def test_an_interrupt_after_a_termination_still_lets_the_step_end(loop):
+    process = loop("stay")
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "noted\n"
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+
+
+LAUNCHED = """
+import os, subprocess, sys
+place = dict(os.environ, TORCHELASTIC_RUN_ID="1")
+process = subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=place, stdout=subprocess.PIPE, text=True)
+assert process.stdout.readline() == "ready\\n"
+"""
+ORPHAN = """
+import sys, time
+from distgan.stopping import StopSignals
+signals = StopSignals().install()
+print("ready", flush=True)
+while not signals.asked:
+    time.sleep(0.01)
+print(signals.reason, file=sys.stderr, flush=True)
+"""
+
+
+def test_the_end_of_the_launcher_is_a_reason_to_stop():
+    done = subprocess.run([sys.executable, "-c", LAUNCHED, ORPHAN], capture_output=True, text=True, timeout=30)
+    assert done.stderr == "the end of its launcher\n"
+
+
+def test_children_inherit_nothing():
+    """A command that a process starts dies of a signal as it would anywhere."""
+    code = """
+import subprocess
+from distgan.stopping import StopSignals
+StopSignals().install()
+child = subprocess.Popen(["sleep", "60"])
+for _ in range(2):
+    child.send_signal(2)
+print(child.wait(10))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr, done.returncode) == ("-2\n", "", 0)
 
 
 def test_a_second_termination_changes_nothing(loop):
@@ -71,7 +152,7 @@ def test_a_second_termination_changes_nothing(loop):
 def test_a_signal_after_the_run_does_not_turn_it_into_a_failure(loop):
     process = loop("leave", "2")
     process.send_signal(signal.SIGUSR1)
-    assert process.stdout.readline() == "left True\n"
+    assert process.stdout.readline() == "left SIGUSR1\n"
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=10)
     assert process.returncode == 0
