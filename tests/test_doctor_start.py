@@ -395,7 +395,8 @@ def test_what_processes_say_is_one_row_where_it_is_the_same():
     assert merged([[bad], [bad], [bad]], hosts) == [bad]
     assert merged([[good], [bad], [bad]], hosts) == [bad._replace(text="processes 1 on a and 2 on b: NOT FINE")]
     assert [row.verdict for row in merged([[odd], [bad], [good]], hosts)] == ["NOT FINE", "remark"]
-    assert merged([[bad], [], []], hosts)[0].text == "process 0 on a: NOT FINE"
+    assert merged([[bad], [], []], hosts) == [bad], "no other has looked"
+    assert merged([[good], [], [bad]], hosts)[0].text == "process 2 on b: NOT FINE"
 
 
 @pytest.mark.parametrize(

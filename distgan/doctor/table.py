@@ -23,8 +23,8 @@ class Finding(NamedTuple):
 
 
 def merged(found: Sequence[Sequence[Finding]], hosts: Sequence[str]) -> list[Finding]:
-    """The rows for what each process (rank r on `hosts[r]`) has found: one row where all say the same or all is fine,
-    and else whatever is not, with those who say it."""
+    """The rows for what each process (rank r on `hosts[r]`) has found: one row where all that looked say the same or
+    all is fine, and else whatever is not, with those who say it."""
     rows, by_thing = [], defaultdict(list)
     for rank, findings in enumerate(found):
         for finding in findings:
@@ -34,7 +34,7 @@ def merged(found: Sequence[Sequence[Finding]], hosts: Sequence[str]) -> list[Fin
         for verdict in (NOT_FINE, REMARK):
             for text in dict.fromkeys(finding.text for _, finding in said if finding.verdict == verdict):
                 ranks = [rank for rank, finding in said if finding.text == text]
-                all_say_so = len(hosts) == 1 or (len(speakers) > 1 and set(ranks) == speakers)
+                all_say_so = set(ranks) == speakers
                 rows.append(Finding(what, verdict, text if all_say_so else f"{named(ranks, hosts)}: {text}"))
         if all(finding.verdict == FINE for _, finding in said):
             rows.append(said[0][1])
