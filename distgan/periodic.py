@@ -1,4 +1,4 @@
-"""Things done now and then, and the clock that some of them go by."""
+"""Things done now and then, and the clocks that some of them go by."""
 
 from __future__ import annotations
 
@@ -46,3 +46,26 @@ class Clock:
 
     def saved(self) -> None:
         self._saved = time.monotonic()
+
+
+class TimeLimit:
+    """Whether a start must leave to be gone within its time (train.max_time)."""
+
+    CLOSING = 10.0
+    """Seconds for what a run does after its last checkpoint."""
+
+    def __init__(self, limit: float | None, began: float) -> None:
+        """`limit`: seconds, None for no limit; `began`: time.monotonic() of the start."""
+        self._limit, self._began = limit, began
+        self._last, self._longest = time.monotonic(), 0.0
+
+    def stepped(self) -> None:
+        """To be called after every step."""
+        now = time.monotonic()
+        self._last, self._longest = now, max(self._longest, now - self._last)
+
+    def is_up(self, saving: float) -> bool:
+        """Whether another step might be one too many; `saving`: seconds that a checkpoint takes."""
+        if self._limit is None:
+            return False
+        return time.monotonic() - self._began + 2 * self._longest + 2 * saving + self.CLOSING >= self._limit

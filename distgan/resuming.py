@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from distgan.config import Config, flatten, read_config
 from distgan.errors import ConfigError
 from distgan.run_folder import RunFolder
@@ -33,12 +35,14 @@ def check_resumable(folder: RunFolder, config: Config, allow: bool) -> None:
     """Raises ConfigError, showing the differences, when the folder holds another run."""
     if allow or not folder.config.exists() or not any(folder.checkpoints.glob("[0-9]*")):
         return
-    before, now = flatten(read_config(folder.config)), flatten(config)
+    kept = read_config(folder.config)
+    before, now = flatten(kept), flatten(config)
     decays = any(part.optimizer.decay != "none" for part in (config.generator, config.critic))  # to zero at the end
+    fixed = {"train.length"} if decays and config.total_steps < kept.total_steps else set()
     changed = [
         f"{key}: {before.get(key, '(not there)')} in the run, {now.get(key, '(not there)')} now"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not (key.startswith(_FREE) and not (key == "train.length" and decays))
+        if before.get(key) != now.get(key) and (key in fixed or not key.startswith(_FREE))
     ]
     if changed:
         raise ConfigError(
@@ -48,4 +52,12 @@ def check_resumable(folder: RunFolder, config: Config, allow: bool) -> None:
                     *changed,
                 ]
             )
+        )
+
+
+def check_init(path: Path) -> None:
+    """Raises ConfigError unless `--init-from` names something that looks like a checkpoint, or a run folder."""
+    if not any((path / name).exists() for name in ("manifest.json", "checkpoints")):
+        raise ConfigError(
+            f"--init-from {path}: neither a checkpoint (no manifest.json in it) nor a run folder (no checkpoints)"
         )

@@ -217,31 +217,29 @@ class Runtime:
 class Vote:
     """A few flags on which all processes agree at the same step, without stopping for each other.
 
-    The flags cast at the end of a step are all-reduced on the host (gloo) while the next one runs and are read at its
-    end, so that neither the device nor the host waits. Alone, a process need not wait for itself.
+    The flags are all-reduced on the host (gloo) from `cast` on, while the last update of the step runs, and are read at
+    its end, so that neither the device nor the host waits. Alone, a process says what it wants when it is asked.
     """
 
-    def __init__(self, world_size: int) -> None:
+    def __init__(self, world_size: int, wishes: Callable[[], tuple[bool, ...]]) -> None:
+        """`wishes` gives this process's flags."""
+        self._wishes = wishes
         self._group = dist.new_group(backend="gloo") if world_size > 1 else None
         self._pending: tuple[Tensor, dist.Work] | None = None
 
-    def cast(self, *flags: bool) -> list[bool]:
-        """The flags that any process had cast one call ago (alone: now)."""
-        if self._group is None:
-            return list(flags)
-        agreed = [False] * len(flags)
-        if self._pending is not None:
-            tensor, work = self._pending
-            work.wait()
-            agreed = [bool(flag) for flag in tensor.tolist()]
-        tensor = torch.tensor(flags, dtype=torch.int32)
-        self._pending = tensor, dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
-        return agreed
+    def cast(self) -> None:
+        """Begins a vote."""
+        if self._group is not None:
+            tensor = torch.tensor(self._wishes(), dtype=torch.int32)
+            self._pending = tensor, dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
 
-    def close(self) -> None:
-        if self._pending is not None:
-            self._pending[1].wait()
-            self._pending = None
+    def result(self) -> list[bool]:
+        """The flags that any process had when it cast its vote."""
+        if self._group is None:
+            return list(self._wishes())
+        tensor, work = self._pending
+        work.wait()
+        return [bool(flag) for flag in tensor.tolist()]
 
 
 class Exchange:

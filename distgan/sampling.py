@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def sample_run(
     if not folder.config.exists():
         raise ConfigError(f"{run}: no run folder (it has no config.yaml); give one that training wrote")
     config = read_config(folder.config)
-    newest = checkpoint.newest(folder.checkpoints)
+    newest = checkpoint.newest_complete(folder.checkpoints, lambda line: print(f"distgan: {line}", file=sys.stderr))
     if newest is None:
         raise UserError(f"{run}: no checkpoint yet; train on")
     if count < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -17,6 +18,8 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
+        self.began = time.monotonic()
+        """When this start began, by the monotonic clock."""
         self.received = False
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 

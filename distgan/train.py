@@ -22,6 +22,9 @@ def main() -> int:
     )
     parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML; later files win")
     parser.add_argument("--allow-config-change", action="store_true", help="go on although the config has changed")
+    parser.add_argument(
+        "--init-from", type=Path, metavar="CHECKPOINT", help="a new run begins with its weights; also a run folder"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="laid on the files")
     args = parser.parse_intermixed_args()
     signals = StopSignals().install()
@@ -34,12 +37,14 @@ def train(args: argparse.Namespace, signals) -> None:
     """Makes the config, checks what can be checked without torch, prepares the folder, trains."""
     from distgan.config import load_config, process_conflicts, raise_mistakes
     from distgan.data.dataset import open_dataset
-    from distgan.resuming import check_resumable
+    from distgan.resuming import check_init, check_resumable
     from distgan.run_folder import RunFolder
 
     config = load_config(args.config, args.overrides)
     raise_mistakes(process_conflicts(config, int(os.environ.get("WORLD_SIZE", 1))))
     folder = RunFolder(config.run_dir)
+    if args.init_from is not None:
+        check_init(args.init_from)
     check_resumable(folder, config, args.allow_config_change)
     dataset = open_dataset(config.data)
 
@@ -51,7 +56,7 @@ def train(args: argparse.Namespace, signals) -> None:
     if runtime.is_main:
         folder.lock()
     trainer = Trainer(config, runtime, dataset, folder)
-    status = trainer.fit(signals, allow_other_data=args.allow_config_change)
+    status = trainer.fit(signals, allow_other_data=args.allow_config_change, init_from=args.init_from)
     runtime.close()
     if runtime.is_main:
         print(f"{status}: {folder.path}", file=sys.stderr, flush=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
+from pathlib import Path
 
 import torch
 
@@ -14,8 +16,8 @@ from distgan.config import Config
 from distgan.data.dataset import Dataset
 from distgan.data.place import Place
 from distgan.data.stream import BatchStream
-from distgan.errors import ConfigError, DataError, Diverged, UserError
-from distgan.periodic import Clock, Periodic
+from distgan.errors import ConfigError, DataError, Diverged, RunFolderError, UserError
+from distgan.periodic import Clock, Periodic, TimeLimit
 from distgan.phases import Inputs, Phase, Phases
 from distgan.recorder import Recorder
 from distgan.run_folder import RunFolder
@@ -26,6 +28,10 @@ from distgan.tracking.meter import REPLACED, Meter
 from distgan.weights import checksum, is_finite
 
 _ADVICE = "the run has diverged. Try a lower learning rate; the newest checkpoint is from before"
+
+
+_NONE, _NONE_WHOLE = -1, -2
+"""Instead of the step of a checkpoint: there is none, or all are damaged."""
 
 
 class Trainer:
@@ -50,45 +56,56 @@ class Trainer:
         )
         self._inputs: Inputs | None = None
         self._first_step = self._saved_step = 0
+        every = config.checkpoint.keep_every
+        self.writer = checkpoint.Writer(
+            folder.checkpoints,
+            keep=config.checkpoint.keep,
+            every=None if every is None else every.steps(config.images_per_step),
+            before=self._require_lines,
+        )
         self.recorder = Recorder(config, folder, self.progress, runtime.world_size, runtime.is_main)
 
     @property
     def progress(self) -> checkpoint.Progress:
         return self.state.progress
 
-    def fit(self, signals: StopSignals, *, allow_other_data: bool = False) -> str:
-        """Trains to `train.length`, or until a signal asks to stop. Returns `finished` or `preempted`.
+    def fit(self, signals: StopSignals, *, allow_other_data: bool = False, init_from: Path | None = None) -> str:
+        """Trains to `train.length`, or until a signal or `train.max_time` asks to stop. Returns `finished` or
+        `preempted`. A run without a checkpoint begins with the weights of the checkpoint `init_from`.
 
         Raises UserError for what the user can mend. Once training has begun the run folder's status is then `failed`.
         """
-        self._resume(allow_other_data)
-        for phase in self.phases:  # an older version's checkpoint does not say
-            self.progress.tried.setdefault(phase.name, self.progress.step * phase.repeats)
+        self._resume(allow_other_data, init_from)
         status = "failed"
         try:
             self.recorder.start(self.average.network, self.dataset, self._summary())
             status = self._train(signals)
         finally:
+            self.writer.close()
             self.recorder.close(status)
         return status
 
     def _train(self, signals: StopSignals) -> str:
-        clock, vote = Clock(self.progress.seconds), Vote(self.runtime.world_size)
-        total, stop = self.config.total_steps, False
+        clock, total, stop = Clock(self.progress.seconds), self.config.total_steps, False
+        max_time = self.config.train.max_time
+        limit = TimeLimit(max_time and max_time.seconds, signals.began)
         with contextlib.closing(self._stream()) as stream:
             line, sample, save = self._jobs(stream, clock)
+            vote = Vote(
+                self.runtime.world_size,
+                lambda: (signals.asked or limit.is_up(self.writer.slowest), save.is_late(clock.since_save())),
+            )
             while self.progress.step < total and not stop:
-                self._step(stream)
-                stop, late = vote.cast(signals.asked, save.is_late(clock.since_save()))
-                save_now = stop or (late and self.progress.step > self._saved_step + 1)  # the vote is a step behind
+                self._step(stream, vote)
+                limit.stepped()
+                stop, late = vote.result()
                 for job in (line, sample, save):
-                    if job.is_due(self.progress.step) or (job is save and save_now):
+                    if job.is_due(self.progress.step) or (job is save and (stop or late)):
                         job.action()
-            vote.close()
-            if self.progress.step < total:
-                return "preempted"
-            self._complete(line, sample, save)
-        return "finished"
+            if self.progress.step == total:
+                self._complete(line, sample, save)
+        self.writer.finish()
+        return "finished" if self.progress.step == total else "preempted"
 
     def _complete(self, line: Periodic, sample: Periodic, save: Periodic) -> None:
         """What the last step has although it was not due, or an earlier start was killed before it.
@@ -160,10 +177,12 @@ class Trainer:
                 f"bf16, or where it had trained before: {_ADVICE}"
             )
 
-    def _step(self, stream: BatchStream) -> None:
-        """`critic_steps` updates of the critic and one of the generator."""
+    def _step(self, stream: BatchStream, vote: Vote) -> None:
+        """`critic_steps` updates of the critic and one of the generator, beside which the processes vote."""
         done = self.progress.step / self.config.total_steps
         for phase in self.phases:
+            if not phase.fresh_reals:
+                vote.cast()
             self.phases.begin(phase, done)
             for repeat in range(phase.repeats):
                 inputs = self._read(phase, repeat, stream)
@@ -200,29 +219,59 @@ class Trainer:
             local_size=runtime.local_size,
             cores=runtime.cores,
             share=runtime.share_on_machine,
+            union=runtime.union,
         )
         return self.dataset.stream(self.config.train.batch_size, self.config.seed, self.progress.images, place)
 
-    def _resume(self, allow_other_data: bool) -> None:
-        """Goes on from the newest checkpoint, if there is one. Raises UserError when the processes found different
-        ones, ConfigError when it was trained on other pictures."""
-        newest, data = checkpoint.newest(self.folder.checkpoints), self.dataset.fingerprint
+    def _resume(self, allow_other_data: bool, init_from: Path | None) -> None:
+        """Goes on from the newest whole checkpoint, if there is one. Raises UserError when the processes found
+        different ones, ConfigError when it was trained on other pictures."""
+        newest, data = self._newest(), self.dataset.fingerprint
         if newest is not None:
             extra = checkpoint.load(newest, self.state)
             self.meter.load(extra.get("meter"))
+            if init_from is not None and self.runtime.is_main:
+                _tell(f"{self.folder.path} goes on from its own checkpoint; --init-from was for its first start")
             if self.progress.data not in (None, data) and not allow_other_data:
                 raise ConfigError(
                     f"{self.folder.path} was trained on other pictures than data.shards names now; use another run_dir"
                     ", or --allow-config-change"
                 )
+        elif init_from is not None:
+            self.progress.init = checkpoint.load_weights(init_from, self.state)
         if self.progress.step > self.config.total_steps:
             raise ConfigError(
                 f"train.length: {self.config.train.length} is {self.config.total_steps} steps, and "
                 f"{self.folder.path} has {self.progress.step} already; give a longer one, or another run_dir"
             )
+        if self.progress.data != data:
+            self.progress.real_diversity = None  # of other pictures
         self.progress.data = data
+        self.progress.judge_by(self.config.checkpoint.best, self.config.checkpoint.best_is)
+        self.progress.tried = {phase.name: self.progress.tried.get(phase.name, 0) for phase in self.phases}
         self._first_step = self._saved_step = self.progress.step
-        if not self.runtime.agree([int(data[:12], 16)]):
+        self._require_one_state()
+
+    def _newest(self) -> Path | None:
+        """The newest whole checkpoint as the main process finds it; one reads all of it, and the others take it."""
+        refused: list[UserError] = []
+
+        def find() -> int:
+            try:
+                newest = checkpoint.newest_complete(self.folder.checkpoints, _tell)
+            except UserError as error:
+                refused.append(error)
+                return _NONE_WHOLE
+            return _NONE if newest is None else int(newest.name)
+
+        step = self.runtime.from_main(find)
+        if step == _NONE_WHOLE:
+            raise refused[0] if refused else RunFolderError(f"no checkpoint in {self.folder.checkpoints} is whole")
+        return None if step == _NONE else self.folder.checkpoint(step)
+
+    def _require_one_state(self) -> None:
+        """Raises UserError unless all processes read the same pictures and the same state."""
+        if not self.runtime.agree([int(self.progress.data[:12], 16)]):
             raise DataError(
                 "the processes found different pictures in data.shards; they must be the same on all machines"
             )
@@ -234,11 +283,15 @@ class Trainer:
             )
 
     def _save(self) -> None:
+        self.progress.note_checkpoint()
         if self.runtime.is_main:
-            folder = self.folder.checkpoint(self.progress.step)
-            checkpoint.save(folder, self.state, {"meter": self.meter.state()})
-            checkpoint.prune(self.folder.checkpoints, self.config.checkpoint.keep)
+            self.writer.save(self.state, {"meter": self.meter.state()})
         self._saved_step = self.progress.step
+
+    def _require_lines(self, step: int) -> None:
+        """Raises UserError while lines up to `step` are not on the disk: a run going on from there would lack them."""
+        if not self.recorder.sync_lines(step):
+            raise UserError(f"checkpoint {self.folder.checkpoint(step)}: waits for the lines of {self.folder.metrics}")
 
     def _summary(self) -> str:
         runtime, config = self.runtime, self.config
@@ -254,3 +307,7 @@ class Trainer:
                 f"run        {self.folder.path}, step {self.progress.step} to {config.total_steps}",
             ]
         )
+
+
+def _tell(line: str) -> None:
+    print(f"distgan: {line}", file=sys.stderr, flush=True)

@@ -13,7 +13,8 @@ def checksum(network: nn.Module) -> int:
 
 
 def is_finite(network: nn.Module) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
+    """Whether all weights and buffers are finite. Waits for the device, once."""
+    return bool(torch.stack([tensor.isfinite().all() for tensor in network.state_dict().values()]).all())
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import fcntl
 import json
@@ -19,8 +18,9 @@ import numpy as np
 import pytest
 import torch
 from forked import in_processes
-from launching import ROOT, TINY, run
+from launching import ROOT, TINY, run, train
 
+from distgan import checkpoint
 from distgan.cli import main
 from distgan.config import load_config
 from distgan.data.index import open_shards
@@ -33,10 +33,9 @@ from distgan.doctor.table import Finding, Table, amount, merged
 from distgan.objectives import critic as critic_module
 from distgan.phases import Phases
 from distgan.runtime import Runtime
-from distgan.stopping import StopSignals
 from distgan.tracking import weights_and_biases
-from distgan.train import train as start_training
 
+NETWORKS = (checkpoint.GENERATOR, checkpoint.GENERATOR_EMA, checkpoint.CRITIC)
 ROW = re.compile(r"^(\w+) +(fine|NOT FINE|remark) +(.+(?:\n {20,}.+)*)", re.MULTILINE)
 ALL = ["config", "processes", "code", "run_dir", "disk", "logging", "shards", "pictures", "epochs", "tier"]
 STEP = ["memory", "step", "gradients"]
@@ -51,12 +50,6 @@ def launched(*arguments: object, check: bool = True) -> subprocess.CompletedProc
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "launch" / "cpu.yaml"]
     words = [*launch, "--num_processes", 2, ROOT / "distgan" / "cli.py", "doctor", *arguments]
     return run([str(word) for word in words], check=check)
-
-
-def train(*words: str) -> None:
-    """A training in this process."""
-    settings = argparse.Namespace(config=[str(TINY)], overrides=words[2:], allow_config_change=False)
-    start_training(settings, StopSignals())
 
 
 def table(printed: str) -> dict[str, tuple[str, str]]:
@@ -149,7 +142,7 @@ def test_a_device_that_is_not_there_leaves_all_but_the_step_to_be_looked_at(tiny
 
 
 def test_a_run_is_gone_on_with_unless_its_config_has_changed(tiny, capsys, tmp_path):
-    train(*tiny, "train.length=2 steps")
+    train(*tiny, "train.length=2 steps", "checkpoint.every=1 steps")
     before = contents(tmp_path / "run")
     assert main(["doctor", *tiny]) == 0
     assert table(capsys.readouterr().out)["run_dir"][1] == f"{tmp_path / 'run'} goes on from step 2 to 20"
@@ -159,6 +152,10 @@ def test_a_run_is_gone_on_with_unless_its_config_has_changed(tiny, capsys, tmp_p
     assert main(["doctor", *tiny, "train.length=2 steps"]) == 0
     assert table(capsys.readouterr().out)["run_dir"][0] == "remark"
     assert contents(tmp_path / "run") == before
+    (tmp_path / "run" / "checkpoints" / "00000002" / "critic.safetensors").write_bytes(b"")
+    assert main(["doctor", *tiny]) == 0
+    verdict, text = table(capsys.readouterr().out)["run_dir"]
+    assert verdict == "remark" and "goes on from step 1 to 20" in text and "critic.safetensors: damaged" in text
 
 
 def test_a_running_training_is_told_of(tiny, capsys, tmp_path):
@@ -208,11 +205,15 @@ def test_a_full_disk_is_told_of(tiny, capsys, tmp_path):
         ["generator={name: mlp}", "critic={name: mlp, norm: layer}"],
     ],
 )
-def test_the_size_of_a_checkpoint_is_what_one_takes(tiny, tmp_path, settings):
-    train(*tiny, "train.length=1 steps", *settings)
-    written = sum(path.stat().st_size for path in (tmp_path / "run" / "checkpoints" / "00000001").iterdir())
-    said = disk.checkpoint_bytes(load_config([TINY], settings))
-    assert abs(said - written) <= 0.02 * written + 4096
+def test_the_size_of_a_checkpoint_is_what_one_takes(tmp_path, settings):
+    config = load_config([TINY], settings)
+    taken = steps._Steps(config, Runtime(config))
+    taken.take(0)
+    networks = dict(zip(NETWORKS, (taken.generator, taken.average.network, taken.critic), strict=True))
+    optimizers = {phase.name: phase.optimizer for phase in taken.phases}
+    checkpoint.save(tmp_path / "1", checkpoint.TrainState(networks, optimizers, checkpoint.Progress()), {})
+    written = sum(path.stat().st_size for path in (tmp_path / "1").iterdir())
+    assert abs(disk.checkpoint_bytes(config) - written) <= 0.02 * written + 4096
 
 
 @pytest.mark.parametrize(

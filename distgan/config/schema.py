@@ -74,7 +74,8 @@ class Data(Section):
     """Where decoded pictures are kept: all on the device, all in memory that the processes of a machine share, or
     nowhere (stream); auto: the first of these that takes a quarter of what is free."""
     bad_pictures: Literal["fail", "replace"] = "fail"
-    """What becomes of a picture that cannot be read: fail ends the run; replace takes another of its shard."""
+    """What becomes of a picture that cannot be read: fail ends the run; replace takes another of its shard, or of the
+    whole set where the shard is gone or cut off, the same for any number of processes."""
     bad_limit: Count = 100
     """With bad_pictures replace: more different bad pictures than this end the run."""
     cache: str | None = None
@@ -108,7 +109,7 @@ class Train(Section):
     ema_rampup: NotNegative = 0.05
     """The half-life is at most this share of the images seen so far (StyleGAN2-ADA); 0: no ramp-up."""
     max_time: Time | None = None
-    """Wall-clock time of one start, `"23 h"`: training saves and leaves, as after a signal, so that it has left by then."""
+    """Wall-clock time of one start, `"23 h"`: training saves and leaves, as after a signal, to be gone by then."""
     bad_numbers: Literal["stop", "skip", "rollback"] = "stop"
     """At a loss or gradient that is not finite, which is never applied: stop leaves what is needed to study it; skip
     goes on with the next update; rollback goes on from the newest checkpoint with other noise. fp16 skips by itself."""

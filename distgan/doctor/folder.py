@@ -31,7 +31,7 @@ def check_folder(config: Config) -> list[Finding]:
         check_resumable(folder, config, allow=False)
     except UserError as error:
         troubles.append(Finding(WHAT, NOT_FINE, str(error)))
-    return troubles or [_progress(folder, config)]
+    return troubles or _progress(folder, config)
 
 
 def nearest(path: Path) -> Path:
@@ -50,19 +50,19 @@ def _refused(path: Path) -> str | None:
     return None
 
 
-def _progress(folder: RunFolder, config: Config) -> Finding:
-    newest, total = checkpoint.newest(folder.checkpoints), config.total_steps
+def _progress(folder: RunFolder, config: Config) -> list[Finding]:
+    """Raises UserError where there are checkpoints and none is whole."""
+    damaged: list[str] = []
+    newest, total = checkpoint.newest_complete(folder.checkpoints, damaged.append), config.total_steps
     if newest is None:
-        return Finding(WHAT, FINE, f"{folder.path}: " + ("no checkpoint yet" if folder.path.exists() else "new"))
+        return [Finding(WHAT, FINE, f"{folder.path}: " + ("no checkpoint yet" if folder.path.exists() else "new"))]
     step = int(newest.name)
     if step > total:
-        return Finding(
-            WHAT,
-            NOT_FINE,
-            f"{folder.path} has {step} steps already, and train.length {config.train.length} is {total}; give a longer "
-            "one, or another run_dir",
-        )
+        length = f"train.length {config.train.length} is {total}"
+        text = f"{folder.path} has {step} steps already, and {length}; give a longer one, or another run_dir"
+        return [Finding(WHAT, NOT_FINE, text)]
     if step == total:
         text = f"{folder.path} has its {total} steps already; with a longer train.length it goes on"
-        return Finding(WHAT, REMARK, text)
-    return Finding(WHAT, FINE, f"{folder.path} goes on from step {step} to {total}")
+    else:
+        text = f"{folder.path} goes on from step {step} to {total}"
+    return [Finding(WHAT, REMARK if damaged or step == total else FINE, "\n".join([text, *damaged]))]

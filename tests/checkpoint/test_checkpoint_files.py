@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import resource
@@ -13,71 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from states import assert_same, everything, fresh, move, train
 from torch import nn
 from torch.amp import GradScaler
 
 from distgan import checkpoint
 from distgan.errors import UserError
-from distgan.networks import build_critic, build_generator
 from distgan.tracking.meter import Meter
 
 DEVICE = torch.device("cpu")
-OPTIMIZERS = {
-    "adam": lambda p: torch.optim.Adam(p, 1e-2, betas=(0.5, 0.9)),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, 1e-2),
-}
-
-
-def fresh(kind: str, seed: int, dtype: torch.dtype = torch.float32) -> checkpoint.TrainState:
-    """The networks of a run as the runtime places them, before any step."""
-    torch.manual_seed(seed)
-    common = {"resolution": 16, "channels": 3, "classes": 0, "width": 4}
-    generator = build_generator("dcgan", latent=4, norm="batch", **common)
-    critic = build_critic("dcgan", **common)
-    networks = {
-        checkpoint.GENERATOR: generator,
-        checkpoint.GENERATOR_EMA: copy.deepcopy(generator).requires_grad_(False),
-        checkpoint.CRITIC: critic,
-    }
-    for network in networks.values():
-        network.to(dtype, memory_format=torch.channels_last)
-    make = OPTIMIZERS[kind]
-    optimizers = {"critic": make(critic.parameters()), "generator": make(generator.parameters())}
-    return checkpoint.TrainState(networks, optimizers, checkpoint.Progress())
-
-
-def train(state: checkpoint.TrainState, steps: int, seed: int = 0) -> None:
-    generator, critic = state.networks[checkpoint.GENERATOR], state.networks[checkpoint.CRITIC]
-    dtype = next(critic.parameters()).dtype
-    for step in range(state.progress.step, state.progress.step + steps):
-        torch.manual_seed(1000 * seed + step)
-        for optimizer in state.optimizers.values():
-            optimizer.zero_grad()
-            critic(generator(torch.randn(4, 4).to(dtype)).to(memory_format=torch.channels_last)).mean().backward()
-            optimizer.step()
-    state.progress.step += steps
-    state.progress.images += 64 * steps
-    state.progress.seconds += 0.1 + 0.2
-
-
-def everything(state: checkpoint.TrainState) -> dict[str, torch.Tensor]:
-    """All tensors of a state by name."""
-    found = {
-        f"{file}.{name}": t for file, network in state.networks.items() for name, t in network.state_dict().items()
-    }
-    for name, optimizer in state.optimizers.items():
-        for index, fields in optimizer.state_dict()["state"].items():
-            found |= {f"{name}.{index}.{field}": tensor for field, tensor in fields.items()}
-    return found
-
-
-def assert_same(one: checkpoint.TrainState, other: checkpoint.TrainState) -> None:
-    mine, theirs = everything(one), everything(other)
-    assert mine.keys() == theirs.keys()
-    for name, tensor in mine.items():
-        assert torch.equal(tensor, theirs[name]), name
-        assert (tensor.dtype, tensor.stride()) == (theirs[name].dtype, theirs[name].stride()), name
-    assert one.progress == other.progress
 
 
 @pytest.fixture
@@ -87,7 +30,7 @@ def trained():
     return state
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["adam", "rmsprop"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_all_comes_back_to_the_bit_and_training_goes_on_to_the_bit(tmp_path, kind, dtype):
     before, after = fresh(kind, 0, dtype), fresh(kind, 1, dtype)
@@ -149,13 +92,27 @@ def test_a_generator_is_read_without_the_rest(tmp_path, trained):
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in network.state_dict().items())
 
 
-def test_saving_changes_nothing_and_never_replaces_a_checkpoint(tmp_path, trained):
+def test_saving_changes_nothing_and_replaces_what_had_the_name(tmp_path, trained):
     before = {name: tensor.clone() for name, tensor in everything(trained).items()}
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / "damaged").touch()
     checkpoint.save(tmp_path / "3", trained, {})
-    with pytest.raises(UserError, match="cannot be written"):
-        checkpoint.save(tmp_path / "3", trained, {})
+    checkpoint.verify(tmp_path / "3")
     assert all(torch.equal(tensor, before[name]) for name, tensor in everything(trained).items())
     assert os.listdir(tmp_path) == ["3"]
+
+
+def test_a_snapshot_is_of_its_moment_and_the_next_one_takes_its_memory(trained):
+    snapshots = checkpoint.Snapshots()
+    first = snapshots.take(trained, {})
+    was = {key: tensor.clone() for key, tensor in first.files[checkpoint.CRITIC].items()}
+    move(trained)
+    assert first.step == 3 and all(torch.equal(was[k], t) for k, t in first.files[checkpoint.CRITIC].items())
+    second = snapshots.take(trained, {})
+    assert all(
+        t.data_ptr() == first.files[checkpoint.CRITIC][k].data_ptr() for k, t in second.files[checkpoint.CRITIC].items()
+    )
+    assert first.record["progress"]["step"] == 3 and second.record["progress"]["step"] == 4
 
 
 class TestInterrupted:
@@ -163,23 +120,23 @@ class TestInterrupted:
         checkpoint.save(tmp_path / "00000003", trained, {})
         shutil.copytree(tmp_path / "00000003", tmp_path / ".00000006.part")
         (tmp_path / ".00000006.part" / "state.json").unlink()
-        assert checkpoint.newest(tmp_path) == tmp_path / "00000003"
+        assert checkpoint.newest_complete(tmp_path) == tmp_path / "00000003"
         train(trained, 3)
         checkpoint.save(tmp_path / "00000006", trained, {})
         again = fresh("adam", 1)
-        checkpoint.load(checkpoint.newest(tmp_path), again)
+        checkpoint.load(checkpoint.newest_complete(tmp_path), again)
         assert_same(again, trained)
 
     def test_a_process_killed_while_it_saves_leaves_only_whole_checkpoints(self, tmp_path, trained):
         process = FORK.Process(target=save_on_and_on, args=(tmp_path, trained))
         process.start()
         try:
-            wait_for(lambda: (newest := checkpoint.newest(tmp_path)) and int(newest.name) > 4)
+            wait_for(lambda: (newest := checkpoint.newest_complete(tmp_path)) and int(newest.name) > 4)
             wait_for(lambda: any(tmp_path.glob(".*.part")))
         finally:
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-        newest, again = checkpoint.newest(tmp_path), fresh("adam", 1)
+        newest, again = checkpoint.newest_complete(tmp_path), fresh("adam", 1)
         checkpoint.load(newest, again)
         while trained.progress.step < int(newest.name):
             move(trained)
@@ -193,7 +150,7 @@ class TestInterrupted:
         told = (tmp_path / "told").read_text().splitlines()
         assert process.exitcode == 0 and len(told) == 2
         for line in told:
-            assert line.startswith(f"checkpoint {tmp_path / '00000004'}: cannot be written: ") and "make room" in line
+            assert line.startswith(f"checkpoint {tmp_path / '00000004'}: cannot be written: ")
         assert sorted(os.listdir(tmp_path)) == ["00000003", "told"]
         again = fresh("adam", 1)
         checkpoint.load(tmp_path / "00000003", again)
@@ -203,19 +160,11 @@ class TestInterrupted:
 FORK = torch.multiprocessing.get_context("fork")  # nothing here differentiates, so CUDA does not mind
 
 
-def move(state: checkpoint.TrainState) -> None:
-    """A step that only moves the weights."""
-    with torch.no_grad():
-        for parameter in state.networks[checkpoint.CRITIC].parameters():
-            parameter.add_(1)
-    state.progress.step += 1
-
-
 def save_on_and_on(folder: Path, state: checkpoint.TrainState) -> None:
     while True:
         move(state)
         checkpoint.save(folder / f"{state.progress.step:08d}", state, {})
-        checkpoint.prune(folder, 2)
+        checkpoint.prune(folder, state.progress.step, 2)
 
 
 def save_without_room(folder: Path, state: checkpoint.TrainState) -> None:
@@ -243,7 +192,14 @@ class TestDamage:
         checkpoint.save(tmp_path / "00000003", trained, {"meter": torch.zeros(2)})
         return tmp_path / "00000003"
 
-    FILES = [checkpoint.GENERATOR, checkpoint.GENERATOR_EMA, checkpoint.CRITIC, "state.safetensors", "state.json"]
+    FILES = [
+        checkpoint.GENERATOR,
+        checkpoint.GENERATOR_EMA,
+        checkpoint.CRITIC,
+        "state.safetensors",
+        "state.json",
+        "manifest.json",
+    ]
 
     def refused(self, folder, kind: str = "adam") -> str:
         with pytest.raises(UserError) as caught:
@@ -255,16 +211,25 @@ class TestDamage:
         assert sorted(os.listdir(folder)) == sorted(self.FILES)
 
     @pytest.mark.parametrize("name", FILES)
-    def test_a_file_that_is_missing_is_named(self, folder, name):
+    @pytest.mark.parametrize("content", ["missing", "half", "empty", "noise", "one bit", "longer"])
+    def test_a_file_that_is_damaged_is_named(self, folder, name, content):
+        checkpoint.verify(folder)
+        data = (folder / name).read_bytes()
+        flipped = (
+            bytes([data[0], data[1] ^ 1]) + data[2:] if name == "manifest.json" else data[:-1] + bytes([data[-1] ^ 1])
+        )
+        contents = {"half": data[: len(data) // 2], "empty": b"", "noise": b"\x93" * len(data), "one bit": flipped}
+        (folder / name).unlink()
+        if content != "missing":
+            (folder / name).write_bytes(contents.get(content, data + b"x"))
+        with pytest.raises(checkpoint.Damaged) as caught:
+            checkpoint.verify(folder)
+        assert str(folder) in str(caught.value) and name in str(caught.value) and "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("name", FILES[:-1])
+    def test_loading_without_verifying_names_what_is_missing_too(self, folder, name):
         (folder / name).unlink()
         assert str(folder / name) in self.refused(folder)
-
-    @pytest.mark.parametrize("name", FILES)
-    @pytest.mark.parametrize("content", ["half", "empty", "noise"])
-    def test_a_file_that_is_damaged_is_named(self, folder, name, content):
-        data = (folder / name).read_bytes()
-        (folder / name).write_bytes({"half": data[: len(data) // 2], "empty": b"", "noise": b"\x93" * 200}[content])
-        assert str(folder / name) in self.refused(folder) and str(folder) in self.refused(folder)
 
     def test_weights_of_another_network_are_named(self, folder):
         shutil.copy(folder / checkpoint.CRITIC, folder / checkpoint.GENERATOR)
@@ -281,40 +246,63 @@ class TestDamage:
         """Only --allow-config-change leads here; the first step would end in a KeyError."""
         assert "state.safetensors" in self.refused(folder, "rmsprop")
 
-    def test_a_state_from_before_there_was_a_scaler_for_each_network_is_read(self, folder):
-        record = json.loads((folder / "state.json").read_text())
-        (folder / "state.json").write_text(json.dumps({"progress": record["progress"], "scaler": None}))
-        state = fresh("adam", 1)
-        checkpoint.load(folder, state)
-        assert state.progress.step == 3
-
     def test_progress_is_plain_json(self, folder):
         record = json.loads((folder / "state.json").read_text())
         assert record["progress"]["step"] == 3 and record["scalers"] == {}
 
 
-class TestPruning:
+class TestNewest:
     @pytest.fixture
-    def folder(self, tmp_path):
-        for step in (1000, 2000, 9000, 10000):
-            (tmp_path / f"{step:08d}").mkdir()
-        (tmp_path / ".00003000.part").mkdir()
+    def folder(self, tmp_path, trained):
+        for step in (3, 9, 10, 200):
+            trained.progress.step = step
+            checkpoint.save(tmp_path / f"{step:08d}", trained, {})
+        (tmp_path / ".00000300.part").mkdir()
         (tmp_path / "notes").mkdir()
-        (tmp_path / "00012000").write_text("a file, no checkpoint")
+        (tmp_path / "00000400").write_text("a file, no checkpoint")
         return tmp_path
 
-    @pytest.mark.parametrize(("keep", "left"), [(1, ["00010000"]), (2, ["00009000", "00010000"])])
-    def test_the_newest_stay_and_what_is_not_ours_too(self, folder, keep, left):
-        checkpoint.prune(folder, keep)
-        assert sorted(os.listdir(folder)) == sorted([*left, "00012000", "notes"])
+    def test_it_is_that_of_the_highest_step(self, folder, tmp_path):
+        assert checkpoint.newest_complete(folder).name == "00000200"
+        assert checkpoint.steps_in(folder) == [3, 9, 10, 200]
+        assert checkpoint.newest_complete(tmp_path / "nowhere") is None
 
-    def test_fewer_than_are_kept_all_stay(self, folder):
-        checkpoint.prune(folder, 9)
-        assert len(list(folder.glob("000*"))) == 5
+    def test_damaged_ones_are_named_and_passed_over(self, folder):
+        (folder / "00000200" / "critic.safetensors").write_bytes(b"")
+        (folder / "00000010" / "manifest.json").unlink()
+        told = []
+        assert checkpoint.newest_complete(folder, told.append).name == "00000009"
+        assert len(told) == 2 and "00000200/critic.safetensors: damaged: 0 bytes" in told[0]
+        assert "00000010: incomplete" in told[1] and all(line.endswith("; using 00000009") for line in told)
 
-    def test_the_newest_is_that_of_the_highest_step(self, folder, tmp_path):
-        assert checkpoint.newest(folder).name == "00010000"
-        assert checkpoint.newest(tmp_path / "nowhere") is None
+    def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(self, folder):
+        for path in folder.glob("0*/state.json"):
+            path.write_text("{}")
+        with pytest.raises(UserError, match="no checkpoint in .* is whole") as caught:
+            checkpoint.newest_complete(folder)
+        assert len(str(caught.value).splitlines()) == 5
+
+    def test_one_of_a_later_version_is_not_taken_for_damaged(self, folder):
+        manifest = folder / "00000200" / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+        with pytest.raises(UserError, match="newer version"):
+            checkpoint.newest_complete(folder)
+
+    def test_weights_alone_are_taken_from_a_checkpoint_or_a_run(self, folder, tmp_path, trained):
+        state = fresh("adam", 1)
+        assert checkpoint.load_weights(folder / "00000010", state).startswith(f"{folder / '00000010'} ")
+        assert state.progress == checkpoint.Progress() and not state.optimizers["critic"].state
+        wanted = trained.networks[checkpoint.CRITIC].state_dict()
+        assert all(torch.equal(t, wanted[k]) for k, t in state.networks[checkpoint.CRITIC].state_dict().items())
+        run = tmp_path / "run"
+        run.mkdir()
+        with pytest.raises(UserError, match="incomplete"):
+            checkpoint.load_weights(run, state)
+        (run / "checkpoints").mkdir()
+        with pytest.raises(UserError, match="no checkpoint yet"):
+            checkpoint.load_weights(run, state)
+        (folder / "00000010").rename(run / "checkpoints" / "00000010")
+        assert "00000010 " in checkpoint.load_weights(run, state)
 
 
 def test_networks_that_share_weights_are_written_apart(tmp_path):

@@ -1,0 +1,205 @@
+"""A checkpoint as a folder of files: written beside its final name, with a manifest that says when it is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from distgan.checkpoint.snapshot import TENSORS, Snapshot, Snapshots
+from distgan.checkpoint.state import CRITIC, GENERATOR, GENERATOR_EMA, Progress, TrainState, load_optimizer
+from distgan.errors import UserError
+from distgan.files import sha256_of, sync_folder
+
+MANIFEST = "manifest.json"
+"""The name, bytes and SHA-256 of every other file of the checkpoint; written last."""
+_RECORD = "state.json"
+_FORMAT = 1
+
+
+class Damaged(UserError):
+    """A checkpoint that is not as its manifest says, or has none."""
+
+
+def save(folder: Path, state: TrainState, extra: dict[str, Tensor]) -> None:
+    """`write` of the state as it is now."""
+    write(folder, Snapshots().take(state, extra))
+
+
+def write(folder: Path, snapshot: Snapshot, before: Callable[[int], None] = lambda step: None) -> None:
+    """Writes a checkpoint beside its final name, flushes it to disk and renames it; what had that name goes.
+
+    `before` is called with the step when only the rename is left to do. Raises UserError when the disk does not take
+    it; nothing half-written stays behind.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        snapshot.wait()
+        for name, tensors in snapshot.files.items():
+            save_file({key: _contiguous(tensor) for key, tensor in tensors.items()}, part / name)
+        (part / _RECORD).write_text(json.dumps(snapshot.record, indent=1))
+        _seal(part, snapshot.step)
+        before(snapshot.step)
+        set_aside(folder)
+        os.rename(part, folder)
+        sync_folder(folder.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise UserError(f"checkpoint {folder}: cannot be written: {_reason(error)}") from None
+    except UserError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def set_aside(folder: Path) -> None:
+    """Removes a checkpoint; its name goes first, so that none is ever seen with half of its files."""
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(folder, old)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _seal(part: Path, step: int) -> None:
+    """The manifest; then all files and their names are on the disk."""
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(part.iterdir())}
+    manifest = {"format": _FORMAT, "step": step, "files": files}
+    (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    for path in part.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(part)
+
+
+def verify(folder: Path) -> None:
+    """Raises Damaged, naming the file, unless all files are there with the bytes of the manifest; UserError for a
+    format of later versions."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        known, files = manifest["format"] <= _FORMAT, dict(manifest["files"])
+    except FileNotFoundError:
+        raise Damaged(f"checkpoint {folder}: incomplete: it has no {MANIFEST}") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise Damaged(f"checkpoint {folder / MANIFEST}: cannot be read: {_reason(error)}") from None
+    if not known:
+        raise UserError(
+            f"checkpoint {folder}: a newer version of distgan wrote it (format {manifest['format']}); use that one"
+        )
+    for name, about in files.items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+            if size != about["bytes"]:
+                raise Damaged(f"checkpoint {path}: damaged: {size} bytes instead of {about['bytes']}")
+            if sha256_of(path) != about["sha256"]:
+                raise Damaged(f"checkpoint {path}: damaged: its contents are not those that were written")
+        except OSError as error:
+            raise Damaged(f"checkpoint {path}: cannot be read: {_reason(error)}") from None
+
+
+def steps_in(checkpoints: Path) -> list[int]:
+    """The steps whose checkpoints lie in a folder, ascending, whole or not."""
+    if not checkpoints.is_dir():
+        return []
+    return sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal() and path.is_dir())
+
+
+def newest_complete(checkpoints: Path, tell: Callable[[str], None] = lambda line: None) -> Path | None:
+    """The checkpoint of the highest step of which every byte is as it was written; None where there is none at all.
+
+    `tell` gets a line for each damaged one that is passed over. Raises UserError when all are damaged: a run that
+    began anew would replace them.
+    """
+    by_step = {int(path.name): path for path in checkpoints.glob("[0-9]*") if path.name.isdecimal() and path.is_dir()}
+    damaged = []
+    for step in sorted(by_step, reverse=True):
+        try:
+            verify(by_step[step])
+        except Damaged as error:
+            damaged.append(str(error))
+        else:
+            for line in damaged:
+                tell(f"{line}; using {by_step[step].name}")
+            return by_step[step]
+    if damaged:
+        lines = [f"no checkpoint in {checkpoints} is whole; restore one, remove them all, or use another run_dir"]
+        raise UserError("\n".join(lines + damaged))
+    return None
+
+
+def load(folder: Path, state: TrainState) -> dict[str, Tensor]:
+    """Fills `state` from a checkpoint; returns the further tensors.
+
+    Raises UserError naming the file when something is missing, damaged or of another shape."""
+    for name, network in state.networks.items():
+        load_network(folder / name, network)
+    tensors = _read(folder / TENSORS)
+    for name, optimizer in state.optimizers.items():
+        load_optimizer(name, optimizer, tensors, folder / TENSORS)
+    try:
+        record = json.loads((folder / _RECORD).read_text())
+        progress = Progress(**record["progress"])
+        for name, kept in record["scalers"].items():
+            if state.scalers[name].is_enabled():  # not after a change to another precision
+                state.scalers[name].load_state_dict(kept)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"checkpoint {folder / _RECORD}: cannot be read: {error}; remove {folder}") from None
+    state.progress.__dict__.update(asdict(progress))
+    return {name.removeprefix("extra."): tensor for name, tensor in tensors.items() if name.startswith("extra.")}
+
+
+def load_weights(folder: Path, state: TrainState) -> str:
+    """Fills the networks of `state`, and nothing else, from a checkpoint, or the newest of a run folder; returns its
+    name and checksum.
+
+    Raises UserError naming the file."""
+    if (folder / "checkpoints").is_dir():
+        newest = newest_complete(folder / "checkpoints")
+        if newest is None:
+            raise UserError(f"{folder}: has no checkpoint yet")
+        folder = newest
+    verify(folder)
+    for name in (GENERATOR, GENERATOR_EMA, CRITIC):
+        load_network(folder / name, state.networks[name])
+    return f"{folder.resolve()} {sha256_of(folder / MANIFEST)[:16]}"
+
+
+def load_network(path: Path, network: nn.Module) -> None:
+    """Fills a network from a .safetensors file. Raises UserError naming the file."""
+    try:
+        network.load_state_dict(_read(path))
+    except RuntimeError as error:
+        detail = str(error).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"{path}: does not fit the network of the config; use the config of the run, or another run_dir ({detail})"
+        ) from None
+
+
+def _contiguous(tensor: Tensor) -> Tensor:
+    """The tensor in the order of its indices, as safetensors wants it. By numpy: torch would take its threads from
+    the training."""
+    if tensor.is_contiguous():
+        return tensor
+    return torch.from_numpy(np.ascontiguousarray(tensor.numpy()))
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read: {error}; remove {path.parent} to use the checkpoint before") from None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

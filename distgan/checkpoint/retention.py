@@ -1,0 +1,37 @@
+"""Which checkpoints stay."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from distgan.checkpoint.files import set_aside, steps_in
+
+
+def kept(steps: Sequence[int], keep: int, every: int | None = None, best: int | None = None) -> set[int]:
+    """Of ascending steps those whose checkpoints stay: the newest `keep`, the first of each stretch of `every` steps
+    but the one that the run begins in, and `best`."""
+    stay = set(steps[-keep:]) | ({best} & set(steps))
+    if every is not None:
+        firsts: dict[int, int] = {}
+        for step in steps:
+            firsts.setdefault(step // every, step)
+        stay |= {step for stretch, step in firsts.items() if stretch > 0}
+    return stay
+
+
+def prune(checkpoints: Path, newest: int, keep: int, every: int | None = None, best: int | None = None) -> None:
+    """Removes the checkpoints that need not stay, and what a killed process left behind.
+
+    `newest` is the step of the one just written: any later one was damaged, or the run would have gone on from it.
+    """
+    steps = steps_in(checkpoints)
+    stay = kept([step for step in steps if step <= newest], keep, every, best)
+    for path in list(checkpoints.iterdir()):
+        if path.name.isdecimal() and path.is_dir() and int(path.name) not in stay:
+            with contextlib.suppress(OSError):
+                set_aside(path)
+        elif path.name.startswith(".") and path.name.endswith((".part", ".old")):
+            shutil.rmtree(path, ignore_errors=True)
