@@ -328,7 +328,7 @@ def test_too_little_memory_is_a_row_with_the_way_out(tiny, capsys, monkeypatch, 
 
 
 def test_any_other_failure_of_a_step_is_a_row(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(Phases, "apply", lambda self, phase: 1 / 0)
+    monkeypatch.setattr(Phases, "apply", lambda self, *arguments: 1 / 0)
     assert main(["doctor", *tiny]) == 1
     printed = capsys.readouterr()
     assert table(printed.out)["step"] == ("NOT FINE", "ZeroDivisionError: division by zero")
