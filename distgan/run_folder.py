@@ -45,6 +45,17 @@ class RunFolder:
         """Keeps other trainings out while this process lives. Raises ConfigError when one is already there."""
         self._held = _lock(self.path / ".lock")
 
+    def is_locked(self) -> bool:
+        """Whether a training is running here, on this machine or another; changes nothing."""
+        try:
+            with open(self.path / ".lock", "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two may ask at once
+        except BlockingIOError:
+            return True
+        except OSError:  # no such file, or a file system without locks
+            pass
+        return False
+
     def write_status(self, status: str) -> None:
         """How the run stands. On a full disk at least the word that is no longer true goes."""
         try:

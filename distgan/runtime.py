@@ -265,6 +265,23 @@ class Vote:
         return [bool(flag) for flag in tensor.tolist()]
 
 
+class Exchange:
+    """Texts between all processes, whatever their devices and other threads are doing: over gloo, in a group of its
+    own that is patient for a day."""
+
+    def __init__(self, world_size: int) -> None:
+        self._world_size = world_size
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(days=1)) if world_size > 1 else None
+
+    def gather(self, text: str) -> list[str]:
+        """The texts of all processes in the order of their ranks; waits for all."""
+        if self._group is None:
+            return [text]
+        found = [""] * self._world_size
+        dist.all_gather_object(found, text, group=self._group)
+        return found
+
+
 class _Average(torch.autograd.Function):
     """The mean over processes; its gradient is the mean of theirs, as the loss is the mean of their losses' sum."""
 

@@ -194,6 +194,18 @@ def _data(where: str, file: BinaryIO, member: tarfile.TarInfo) -> bytes:
     return data
 
 
+def picture_after(path: Path | str | int, end: int) -> str | None:
+    """The name of the first picture in a tar behind a member whose data end at byte `end`; None without one."""
+    with open(path, "rb", closefd=not isinstance(path, int)) as file:
+        file.seek(-(-end // BLOCK) * BLOCK)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                found = (m.name for m in archive if m.name.rpartition(".")[2].lower() in PICTURES)
+                return next(map(printable, found), None)
+        except tarfile.TarError:  # told of by whoever reads the picture
+            return None
+
+
 def _check_end(where: str, file: BinaryIO, end: int) -> None:
     """After the last member only zeros may follow, one block at least.
 

@@ -76,6 +76,13 @@ def on_device(batches: BatchStream, device: str) -> BatchStream:
     return CopiedAhead(batches, torch.device(device)) if torch.device(device).type == "cuda" else batches
 
 
+def tier_of(data: Data, pictures: Pictures, device: torch.device) -> str:
+    """The tier that `open_tier` would take here and now. Raises `ConfigError` where one asked for has no room."""
+    tier = data.tier if data.tier != "auto" else _suggested(pictures, device)
+    _check_room(tier, data.tier, pictures, device)
+    return tier
+
+
 def _suggested(pictures: Pictures, device: torch.device) -> str:
     length = pictures.decoder.bytes
     if device.type == "cuda":

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from distgan.data.index_file import INDEX_FILE, SAMPLES_FILE, read_index, read_s
 from distgan.data.indexing import Caching, default_caching
 from distgan.data.pool import default_workers
 from distgan.data.progress import Progress
-from distgan.data.scan import SAMPLE, Kind, scan_tar
+from distgan.data.scan import SAMPLE, Kind, member_at, picture_after, scan_tar
 from distgan.data.shelf import DOWNLOADS, Shelf, name_of
 from distgan.data.specs import Spec, locate, named_shards
 from distgan.data.urls import check_url, is_remote
@@ -111,11 +112,12 @@ def named_targets(spec: Spec, caching: Caching) -> Targets:
     return parts[0]._replace(shards=shards, faults=[fault for part in parts for fault in part.faults])
 
 
-def verify(targets: Targets, caching: Caching, threads: int | None = None) -> Report:
+def verify(targets: Targets, caching: Caching, threads: int | None = None, *, ends: bool = False) -> Report:
     """Reads all: each shard's size, checksum and names, each picture's checksum, size, and pixels.
 
     Never stops at a fault: each is a line on stderr (the first few), and in the report. `threads` (default: one a
-    core) take a shard each. Loads torch.
+    core) take a shard each. Loads torch. `ends` looks at each shard's size and the first and last of its pictures
+    alone, and leaves stderr to the caller.
     """
     shards = [target.shard for target in targets.shards]
     remote = any(shard.is_remote for shard in shards)
@@ -125,7 +127,7 @@ def verify(targets: Targets, caching: Caching, threads: int | None = None) -> Re
     shelf = Shelf(shards, caching.open() if remote else None)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="verify")
     with Progress("verify", total, unit=unit) as progress:
-        examiner = _Examiner(targets, shelf, progress)
+        examiner = _Examiner(targets, shelf, progress, ends)
         try:
             for done in [pool.submit(examiner.examine, number) for number in range(len(shards))]:
                 done.result()
@@ -178,10 +180,10 @@ def _unknown(place: str) -> Shard:
 class _Examiner:
     """Examines shards by number, from any thread, and gathers the report."""
 
-    def __init__(self, targets: Targets, shelf: Shelf, progress: Progress) -> None:
+    def __init__(self, targets: Targets, shelf: Shelf, progress: Progress, ends: bool) -> None:
         from distgan.data.decode import Decoder, Scratch  # import torch
 
-        self._targets, self._shelf, self._progress = targets.shards, shelf, progress
+        self._targets, self._shelf, self._progress, self._only_ends = targets.shards, shelf, progress, ends
         self._resolution = targets.resolution
         self._decoder = Decoder(targets.resolution or ANY_SIZE, targets.channels or 3, fit="crop")
         self._scratch, self._lock = Scratch(), threading.Lock()
@@ -199,8 +201,11 @@ class _Examiner:
             descriptor = self._shelf.descriptor(number)
             with self._lock:
                 self.report.bytes += os.fstat(descriptor).st_size
-            members, sound = self._members(name, descriptor)
-            rows = self._rows(name, shard, samples, descriptor, sound)
+            if self._only_ends:
+                members, rows = partial(member_at, descriptor), self._ends(name, samples, descriptor)
+            else:
+                members, sound = self._members(name, descriptor)
+                rows = self._rows(name, shard, samples, descriptor, sound)
             for looked, reason in enumerate(self._pictures(descriptor, rows, encodings), 1):
                 if reason:
                     self._note(Fault(name, members(int(rows["offset"][looked - 1])), reason))
@@ -221,7 +226,8 @@ class _Examiner:
             self.report.bad += 1
             if len(self.report.faults) < KEPT:
                 self.report.faults.append(fault)
-            self._progress.say(str(fault))
+            if not self._only_ends:
+                self._progress.say(str(fault))
 
     def _members(self, name: str, descriptor: int) -> tuple[Callable[[int], str], bool]:
         """What names the member of a picture by its offset; and whether all names stay within their folder."""
@@ -258,6 +264,15 @@ class _Examiner:
             if not np.array_equal(scanned[what], samples[what]):
                 self._note(Fault(name, "", f"the {what}s of its pictures are not those of its index"))
         return samples
+
+    def _ends(self, name: str, samples: np.ndarray | None, descriptor: int) -> np.ndarray:
+        """The rows of the first and the last picture; behind the last there may be no other."""
+        if samples is None:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            samples = scan_tar(descriptor, called=name)
+        if len(samples) and (more := picture_after(descriptor, int(samples[-1]["offset"] + samples[-1]["size"]))):
+            self._note(Fault(name, more, "comes after the last picture of its index; index the shard anew"))
+        return samples[[0, -1]] if len(samples) > 1 else samples
 
     def _pictures(self, descriptor: int, rows: np.ndarray, encodings: Counter) -> Iterator[str | None]:
         """For each picture what is wrong with it, None for nothing."""

@@ -39,7 +39,7 @@ class WandbSink:
         self._run = None
         settings = config.tracking.wandb
         mode = settings.mode
-        if mode == "online" and not _has_key():
+        if mode == "online" and not has_key():
             _warn("there is no API key (run `wandb login`, or set WANDB_API_KEY); writing offline instead")
             mode = "offline"
         self._run = self._guard(
@@ -102,7 +102,7 @@ class WandbSink:
                 atexit.register(os._exit, 1 if status == "failed" else 0)
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
     """Whether wandb finds a key of the user's without asking for one."""
     try:
         return bool(wandb.login(prompt=False)) if "prompt" in _LOGIN else bool(wandb.api.api_key)

@@ -342,9 +342,7 @@ class TestDoctor:
         assert main(doctor(folder, "data.order=resampled")) == 0
         assert "pictures  7" in capsys.readouterr().out and not (folder / "index.json").exists()
 
-    def test_neither_check_and_a_launcher_are_refused_in_one_line(self, folder, capsys, monkeypatch):
-        assert main(["doctor", "--config", str(TINY)]) == 2
-        assert capsys.readouterr().err == "distgan: doctor: nothing to do; give --parity, --data, or both\n"
+    def test_a_launcher_is_refused_in_one_line(self, folder, capsys, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setattr("distgan.cli.leave", lambda status, orderly: status)
         assert main(doctor(folder)) == 2

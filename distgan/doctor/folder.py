@@ -1,0 +1,68 @@
+"""Whether a run folder can be written, and what training would do with what is in it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from distgan import checkpoint
+from distgan.config import Config
+from distgan.doctor.table import FINE, NOT_FINE, REMARK, Finding
+from distgan.errors import UserError
+from distgan.resuming import check_resumable
+from distgan.run_folder import RunFolder
+
+WHAT = "run_dir"
+
+
+def check_folder(config: Config) -> list[Finding]:
+    """Looks without changing anything."""
+    folder = RunFolder(config.run_dir)
+    for path in (folder.path, folder.samples, folder.checkpoints):
+        if refused := _refused(path):
+            text = f"{path}: cannot be written: {refused}; choose another run_dir or make room"
+            return [Finding(WHAT, NOT_FINE, text)]
+    troubles = []
+    if folder.is_locked():
+        troubles.append(
+            Finding(WHAT, NOT_FINE, f"{folder.path}: a training is running in it; stop it, or use another run_dir")
+        )
+    try:
+        check_resumable(folder, config, allow=False)
+    except UserError as error:
+        troubles.append(Finding(WHAT, NOT_FINE, str(error)))
+    return troubles or _progress(folder, config)
+
+
+def nearest(path: Path) -> Path:
+    """The path itself, or the first above it that is there."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
+def _refused(path: Path) -> str | None:
+    """Why nothing can be written in a folder, or where it would be made; None where it can be."""
+    try:
+        with tempfile.TemporaryFile(dir=nearest(path)) as file:  # without a name, where the system has that
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        return error.strerror
+    return None
+
+
+def _progress(folder: RunFolder, config: Config) -> list[Finding]:
+    """Raises UserError where there are checkpoints and none is whole."""
+    damaged: list[str] = []
+    newest, total = checkpoint.newest_complete(folder.checkpoints, damaged.append), config.total_steps
+    if newest is None:
+        return [Finding(WHAT, FINE, f"{folder.path}: " + ("no checkpoint yet" if folder.path.exists() else "new"))]
+    step = int(newest.name)
+    if step > total:
+        length = f"train.length {config.train.length} is {total}"
+        text = f"{folder.path} has {step} steps already, and {length}; give a longer one, or another run_dir"
+        return [Finding(WHAT, NOT_FINE, text)]
+    if step == total:
+        text = f"{folder.path} has its {total} steps already; with a longer train.length it goes on"
+    else:
+        text = f"{folder.path} goes on from step {step} to {total}"
+    return [Finding(WHAT, REMARK if damaged or step == total else FINE, "\n".join([text, *damaged]))]

@@ -1,0 +1,91 @@
+"""What the steps of all processes say of the run: memory, speed, gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from distgan.config import Config, process_conflicts
+from distgan.doctor.steps import DONE, FAILED, NO_MEMORY, RUNNING, Outcome
+from distgan.doctor.table import FINE, NOT_FINE, REMARK, Finding, amount, named
+from distgan.runtime import Runtime
+
+_NEARLY_ALL = 0.9
+_LISTED = 3
+
+
+def step_rows(outcomes: Sequence[Outcome], config: Config, runtime: Runtime, hosts: Sequence[str]) -> list[Finding]:
+    """The rows, the same on all processes."""
+    if all(outcome.state == DONE for outcome in outcomes):
+        return [_memory(outcomes, runtime, hosts), _speed(outcomes, config, runtime), *_gradients(outcomes, hosts)]
+    return list(_failures(outcomes, config, runtime, hosts))
+
+
+def _failures(outcomes: Sequence[Outcome], config: Config, runtime: Runtime, hosts: Sequence[str]) -> Iterator[Finding]:
+    by_state: dict[str, list[int]] = {}
+    for rank, outcome in enumerate(outcomes):
+        by_state.setdefault(outcome.state, []).append(rank)
+    if short := by_state.get(NO_MEMORY):
+        text = f"{_who(short, hosts)}too little memory for a step; {_smaller(config, runtime)}"
+        yield Finding("memory", NOT_FINE, f"{text}\n{outcomes[short[0]].error}")
+    for rank in by_state.get(FAILED, []):
+        yield Finding("step", NOT_FINE, f"{_who([rank], hosts)}{outcomes[rank].error}")
+    if not short and FAILED not in by_state:
+        stuck = _who(by_state[RUNNING], hosts)
+        yield Finding(
+            "step",
+            NOT_FINE,
+            f"{stuck}no end after train.stuck_after {config.train.stuck_after}; if it is only slow use a longer one, "
+            "else look at the network between the machines",
+        )
+
+
+def _memory(outcomes: Sequence[Outcome], runtime: Runtime, hosts: Sequence[str]) -> Finding:
+    """Of the process that is nearest to its limit."""
+    rank = max(range(len(outcomes)), key=lambda rank: outcomes[rank].peak / max(outcomes[rank].room, 1))
+    peak, room = outcomes[rank].peak, outcomes[rank].room
+    where = "of the device" if runtime.device.type == "cuda" else "of memory"
+    text = f"{amount(peak)} of {amount(room)} {where}"
+    text += f", at most ({named([rank], hosts)})" if len(outcomes) > 1 else ""
+    if peak <= _NEARLY_ALL * room:
+        return Finding("memory", FINE, text)
+    return Finding("memory", REMARK, f"{text}: nearly all, so a smaller train.micro_batch leaves room for surprises")
+
+
+def _speed(outcomes: Sequence[Outcome], config: Config, runtime: Runtime) -> Finding:
+    first, last = (max(outcome.seconds[place] for outcome in outcomes) for place in (0, -1))
+    warm = ", compilation included" if runtime.compiles else ""
+    text = f"{last:.2f} s, {config.images_per_step / last:.0f} images/s (the first took {first:.1f} s{warm})"
+    return Finding("step", FINE, text)
+
+
+def _gradients(outcomes: Sequence[Outcome], hosts: Sequence[str]) -> Iterator[Finding]:
+    ranks = [rank for rank, outcome in enumerate(outcomes) if outcome.broken]
+    if not ranks:
+        yield Finding("gradients", FINE, "finite")
+        return
+    names = outcomes[ranks[0]].broken
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    who = _who(ranks, hosts) if len(ranks) < len(outcomes) else ""
+    yield Finding(
+        "gradients",
+        NOT_FINE,
+        f"{who}not finite after a step: {', '.join(names[:_LISTED])}{more}; try train.precision: fp32, lower learning "
+        "rates, and `distgan doctor --parity`",
+    )
+
+
+def _who(ranks: Sequence[int], hosts: Sequence[str]) -> str:
+    return f"{named(ranks, hosts)}: " if len(hosts) > 1 else ""
+
+
+def _smaller(config: Config, runtime: Runtime) -> str:
+    """What to set so that a step takes about half of the memory."""
+    train = config.train
+    local = train.batch_size // runtime.world_size
+    group = getattr(config.critic, "minibatch_std", 0) or 1
+    half = min(train.micro_batch or local, local) // 2 // group * group
+    if half:
+        smaller = config.model_copy(update={"train": train.model_copy(update={"micro_batch": half})})
+        if not process_conflicts(smaller, runtime.world_size):
+            return f"set train.micro_batch: {half}, which changes nothing in what is learned"
+    return "use more processes, a smaller train.batch_size or narrower networks"

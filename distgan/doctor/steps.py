@@ -1,0 +1,161 @@
+"""A few steps of training on every process, as the trainer takes them, and what they took."""
+
+from __future__ import annotations
+
+import json
+import resource
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import nn
+
+from distgan.assembly import make_critic, make_generator
+from distgan.averaging import WeightAverage
+from distgan.bad_numbers import Update
+from distgan.config import Config
+from distgan.data.memory import available_memory
+from distgan.doctor.processes import Processes
+from distgan.errors import UserError
+from distgan.phases import Inputs, Phases
+from distgan.runtime import Runtime
+from distgan.schedules import ema_decay
+
+RUNNING, DONE, FAILED, NO_MEMORY = "running", "done", "failed", "out of memory"
+
+GRACE = 5.0
+"""Seconds in which others may fail too once a process has; the rest wait for it in vain."""
+_PAUSES = (0.02, 0.5)
+"""Seconds between two questions how far all are: at first, and at most."""
+_MEMORY = ("can't allocate memory", "out of memory", "alloc_failed")
+
+
+@dataclass
+class Outcome:
+    """How far one process is with its steps, and what it has found."""
+
+    state: str = RUNNING
+    error: str = ""
+    """One line, when it has failed."""
+    seconds: list[float] = field(default_factory=list)
+    """Of each step; the first has the compilation in it."""
+    peak: int = 0
+    """Most bytes that the process had at one time: of the device, or of the machine where it is the CPU."""
+    room: int = 0
+    """Bytes that it may have."""
+    broken: list[str] = field(default_factory=list)
+    """Parameters that are not finite, or whose gradient is not."""
+
+
+def try_steps(config: Config, runtime: Runtime, processes: Processes) -> list[Outcome]:
+    """The outcomes of all processes, on all alike.
+
+    The steps are taken by another thread, so that a process which fails or is stuck can be told of by those that wait
+    for it in a reduction: their thread is then left behind, and the process must leave without an orderly end.
+    """
+    outcome = Outcome()
+    thread = threading.Thread(target=_take, args=(config, runtime, outcome), name="steps", daemon=True)
+    thread.start()
+    waited, failed, pause = 0.0, 0.0, _PAUSES[0]
+    while True:  # every process counts the same pauses, so that all give up at once
+        thread.join(pause)
+        found = [Outcome(**json.loads(text)) for text in processes.gather(json.dumps(asdict(outcome)))]
+        states = {each.state for each in found}
+        waited, failed = waited + pause, failed + pause * bool(states & {FAILED, NO_MEMORY})
+        if RUNNING not in states or failed > GRACE or waited > config.train.stuck_after.seconds:
+            return found
+        pause = min(1.2 * pause, _PAUSES[1])
+
+
+def _take(config: Config, runtime: Runtime, outcome: Outcome) -> None:
+    try:
+        if runtime.device.type == "cuda":
+            torch.cuda.set_device(runtime.device)  # each thread has its own
+        _measure(config, runtime, outcome)
+        outcome.state = DONE
+    except Exception as error:  # noqa: BLE001  told by the thread that prints the table
+        outcome.error = f"{type(error).__name__}: {str(error).strip() or 'without a word'}".splitlines()[0]
+        short = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if short or any(words in str(error).lower() for words in _MEMORY):
+            outcome.state = NO_MEMORY
+            return
+        if not isinstance(error, UserError):
+            traceback.print_exception(error)
+        outcome.state = FAILED
+
+
+def _measure(config: Config, runtime: Runtime, outcome: Outcome) -> None:
+    """Two steps: the optimisers have their memory from the first on. Compiled, three: the second may compile anew."""
+    outcome.room = _room(runtime)
+    steps = _Steps(config, runtime)
+    for number in range(3 if runtime.compiles else 2):
+        started = time.perf_counter()
+        steps.take(number)
+        if runtime.device.type == "cuda":
+            torch.cuda.synchronize(runtime.device)
+        outcome.seconds.append(time.perf_counter() - started)
+    outcome.peak = _peak(runtime)
+    outcome.broken = list(steps.broken())
+
+
+class _Steps:
+    """What the trainer has on the device, and its step, with drawn pictures of the right shape."""
+
+    def __init__(self, config: Config, runtime: Runtime) -> None:
+        train = config.train.model_copy(update={"bad_numbers": "skip"})  # to name what is bad, and not to stop at it
+        self.config = config = config.model_copy(update={"train": train})
+        self._left_out: list[tuple[str, torch.Tensor]] = []
+        self.generator = runtime.place(make_generator(config)).train()
+        self.critic = runtime.place(make_critic(config)).train()
+        self.average = WeightAverage(self.generator)
+        self.phases = Phases(config, runtime, self.generator, self.critic)
+        data, count, source = config.data, self.phases.local, torch.Generator().manual_seed(runtime.rank)
+        shape = (count, data.channels, data.resolution, data.resolution)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=source)
+        labels = torch.randint(0, data.classes or 1, (count,), generator=source).to(runtime.device)
+        self._inputs = Inputs(runtime.images(pixels), labels if data.classes else None, self.phases.positions)
+
+    def take(self, number: int) -> None:
+        """One step: the critic's updates and the generator's."""
+        for phase in self.phases:
+            self.phases.begin(phase, 0.0)
+            for repeat in range(phase.repeats):
+                inputs = self._inputs._replace(keys=self.phases.keys(phase, number, repeat))
+                self.phases.gradients(phase, inputs, number * phase.repeats + repeat)
+                update = Update(phase.name, number, repeat + 1, 0, 0.0, None, torch.zeros(()))
+                if (left_out := self.phases.apply(phase, update)) is not None:
+                    self._left_out.append((f"an update of the {phase.name}", left_out))
+        train, images = self.config.train, self.config.images_per_step
+        decay = ema_decay(train.ema_kimg, train.ema_rampup, images, (number + 1) * images)
+        self.average.update(self.generator, decay)
+
+    def broken(self) -> Iterator[str]:
+        """What is not finite. With fp16 a gradient may be, whose update is then skipped."""
+        skips = self.config.train.precision == "fp16"
+        for name, network in (("critic", self.critic), ("generator", self.generator)):
+            for parameter_name, parameter in network.named_parameters():
+                if not _is_finite(parameter, judges_gradient=not skips):
+                    yield f"{name} {parameter_name}"
+        yield from dict.fromkeys(what for what, left_out in self._left_out if left_out)
+
+
+def _is_finite(parameter: nn.Parameter, *, judges_gradient: bool) -> bool:
+    gradient = parameter.grad if judges_gradient else None
+    return bool(parameter.isfinite().all()) and (gradient is None or bool(gradient.isfinite().all()))
+
+
+def _room(runtime: Runtime) -> int:
+    """Bytes that this process may have of its device, or of the machine, whose processes share alike."""
+    if runtime.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(runtime.device)
+        return torch.cuda.mem_get_info(runtime.device)[0] + torch.cuda.memory_reserved(runtime.device)
+    return available_memory() // runtime.local_size + _peak(runtime)
+
+
+def _peak(runtime: Runtime) -> int:
+    if runtime.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(runtime.device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the whole life of the process

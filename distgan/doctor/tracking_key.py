@@ -1,0 +1,20 @@
+"""Whether what the run logs gets to where the config wants it."""
+
+from __future__ import annotations
+
+from distgan.config import Config
+from distgan.doctor.table import FINE, NOT_FINE, Finding
+
+
+def check_tracking(config: Config) -> list[Finding]:
+    """Without asking the network."""
+    mode = config.tracking.wandb.mode
+    if mode != "online":
+        return [Finding("logging", FINE, f"metrics.jsonl; W&B {mode}")]
+
+    from distgan.tracking.weights_and_biases import has_key
+
+    if has_key():
+        return [Finding("logging", FINE, "metrics.jsonl; W&B online, there is an API key")]
+    text = "W&B online without an API key, so it would go on offline; run `wandb login`, or set WANDB_API_KEY"
+    return [Finding("logging", NOT_FINE, text)]

@@ -1,0 +1,407 @@
+"""`distgan doctor --config FILE`: will this run start? Each fault has its row, and hides no other."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from forked import in_processes
+from launching import ROOT, TINY, run, train
+
+from distgan import checkpoint
+from distgan.cli import main
+from distgan.config import load_config
+from distgan.data.index import open_shards
+from distgan.data.index_file import write_index
+from distgan.data.prepare import prepare
+from distgan.data.verify import targets_of
+from distgan.doctor import disk, processes, shards, steps
+from distgan.doctor.checkup import check_start
+from distgan.doctor.table import Finding, Table, amount, merged
+from distgan.objectives import critic as critic_module
+from distgan.phases import Phases
+from distgan.runtime import Runtime
+from distgan.tracking import weights_and_biases
+
+NETWORKS = (checkpoint.GENERATOR, checkpoint.GENERATOR_EMA, checkpoint.CRITIC)
+ROW = re.compile(r"^(\w+) +(fine|NOT FINE|remark) +(.+(?:\n {20,}.+)*)", re.MULTILINE)
+ALL = ["config", "processes", "code", "run_dir", "disk", "logging", "shards", "pictures", "epochs", "tier"]
+STEP = ["memory", "step", "gradients"]
+
+
+@pytest.fixture
+def tiny(shapes_shards, tmp_path):
+    return ["--config", str(TINY), f"data.shards={shapes_shards}", f"run_dir={tmp_path / 'run'}"]
+
+
+def launched(*arguments: object, check: bool = True) -> subprocess.CompletedProcess:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "launch" / "cpu.yaml"]
+    words = [*launch, "--num_processes", 2, ROOT / "distgan" / "cli.py", "doctor", *arguments]
+    return run([str(word) for word in words], check=check)
+
+
+def table(printed: str) -> dict[str, tuple[str, str]]:
+    """Verdict and text of each row."""
+    return {what: (verdict, text) for what, verdict, text in ROW.findall(printed)}
+
+
+def ill(capsys, arguments: list[str], *, but: str, status: int = 1) -> str:
+    """The text of the one row that is not fine; all others are there, and fine."""
+    assert main(["doctor", *arguments]) == status
+    printed = capsys.readouterr().out
+    rows = table(printed)
+    assert {what for what, (verdict, _) in rows.items() if verdict == "NOT FINE"} == {but}, printed
+    assert set(rows) | {but} >= {*ALL, *STEP} - ({"step", "gradients"} if but in STEP else {"epochs", "tier"}), printed
+    assert printed.splitlines()[-1].startswith(f"NOT FINE: {but}; looked at in ")
+    return rows[but][1]
+
+
+def contents(folder: Path) -> dict[str, tuple]:
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+def copied(shapes_shards: Path, tmp_path: Path) -> tuple[Path, list[Path]]:
+    folder = tmp_path / "shards"
+    shutil.copytree(shapes_shards, folder)
+    return folder, sorted(folder.glob("*.tar"))
+
+
+def change(folder: Path, picture: int) -> None:
+    """Changes a byte of a picture, by its number in the index."""
+    row = np.load(folder / "samples.npy")[picture]
+    path, at = sorted(folder.glob("*.tar"))[row["shard"]], int(row["offset"] + row["size"] // 2)
+    content = bytearray(path.read_bytes())
+    content[at] ^= 255
+    path.write_bytes(content)
+
+
+def test_a_healthy_run_is_all_fine_and_leaves_nothing_behind(tiny, capsys, tmp_path):
+    assert main(["doctor", *tiny]) == 0
+    printed = capsys.readouterr().out
+    rows = table(printed)
+    assert list(rows) == [*ALL, *STEP] and {verdict for verdict, _ in rows.values()} == {"fine"}
+    assert "256 pictures in 4 shards, 32 x 32 x 3" in rows["shards"][1]
+    assert "first and last of 4 shards read: 8 raw, all sound" in rows["pictures"][1]
+    assert "each of 256 pictures 2.5 times" in rows["epochs"][1]
+    assert re.search(r"[\d.]+ s, \d+ images/s \(the first took", rows["step"][1])
+    assert printed.splitlines()[-1].startswith("all fine; ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_print_one_table(tiny, tmp_path):
+    done = launched(*tiny, "data.classes=4", "train.micro_batch=4", "generator.norm=layer")
+    rows = table(done.stdout)
+    assert list(rows) == [*ALL, *STEP] and {verdict for verdict, _ in rows.values()} == {"fine"}, done.stdout
+    assert len(ROW.findall(done.stdout)) == len(rows)
+    assert rows["processes"][1].startswith("2 on ") and "batch 16, 8 on each process, 4 at a time" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_ends_all_processes_with_its_row_and_without_a_trace(tiny, tmp_path):
+    (tmp_path / "run").write_text("")
+    done = launched(*tiny, check=False)
+    rows = table(done.stdout)
+    assert done.returncode == 1 and rows["run_dir"] == (
+        "NOT FINE",
+        f"{tmp_path / 'run'}: cannot be written: Not a directory; choose another run_dir or make room",
+    )
+    assert rows["gradients"][0] == "fine" and "distgan/" not in done.stderr.replace("distgan/cli.py", "")
+
+
+def test_batches_that_cannot_be_shared_and_mistakes_are_status_2(tiny, capsys, monkeypatch):
+    assert main(["doctor", *tiny, "train.batch_sise=3", "critic.width=wide"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and len(told.err.splitlines()) == 2
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr("distgan.cli.leave", lambda status, orderly: status)
+    assert main(["doctor", *tiny]) == 2
+    assert "16 images cannot be shared by 3 processes" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_leaves_all_but_the_step_to_be_looked_at(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["doctor", *tiny, "train.device=cuda"]) == 1
+    rows = table(capsys.readouterr().out)
+    assert rows["config"] == ("NOT FINE", "train.device: cuda, and torch sees no CUDA device here; use auto or cpu")
+    assert rows["pictures"][0] == "fine" and rows["step"] == ("remark", "not tried with this config")
+
+
+def test_a_run_is_gone_on_with_unless_its_config_has_changed(tiny, capsys, tmp_path):
+    train(*tiny, "train.length=2 steps", "checkpoint.every=1 steps")
+    before = contents(tmp_path / "run")
+    assert main(["doctor", *tiny]) == 0
+    assert table(capsys.readouterr().out)["run_dir"][1] == f"{tmp_path / 'run'} goes on from step 2 to 20"
+    text = ill(capsys, [*tiny, "objective.weight=3", "seed=1"], but="run_dir")
+    assert "objective.weight: 10.0 in the run, 3.0 now" in text and "seed: 0 in the run, 1 now" in text
+    assert "has 2 steps already" in ill(capsys, [*tiny, "train.length=1 steps"], but="run_dir")
+    assert main(["doctor", *tiny, "train.length=2 steps"]) == 0
+    assert table(capsys.readouterr().out)["run_dir"][0] == "remark"
+    assert contents(tmp_path / "run") == before
+    (tmp_path / "run" / "checkpoints" / "00000002" / "critic.safetensors").write_bytes(b"")
+    assert main(["doctor", *tiny]) == 0
+    verdict, text = table(capsys.readouterr().out)["run_dir"]
+    assert verdict == "remark" and "goes on from step 1 to 20" in text and "critic.safetensors: damaged" in text
+
+
+def test_a_running_training_is_told_of(tiny, capsys, tmp_path):
+    (tmp_path / "run").mkdir()
+    with open(tmp_path / "run" / ".lock", "wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "a training is running in it" in ill(capsys, tiny, but="run_dir")
+    assert main(["doctor", *tiny]) == 0
+
+
+@pytest.mark.parametrize("name", ["run", "run/checkpoints", "run/samples"])
+def test_a_file_in_the_way_of_the_folders_is_told_of(tiny, capsys, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("")
+    assert f"{tmp_path / name}: cannot be written: Not a directory" in ill(capsys, tiny, but="run_dir")
+
+
+def test_too_little_room_is_told_in_numbers(tiny, capsys, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 400_000))
+    text = ill(capsys, [*tiny, "checkpoint.every=1 steps"], but="disk")
+    assert re.match(r"4 checkpoints of \d+ kB are [\d.]+ MB, samples at most 49 kB; 400 kB are free; make room", text)
+    assert "lower checkpoint.keep (3)" in text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+def test_a_full_disk_is_told_of(tiny, capsys, tmp_path):
+    (small := tmp_path / "small").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        assert "102 kB are free" in ill(capsys, [*tiny, f"run_dir={small / 'run'}"], but="disk")
+        (small / "all").write_bytes(bytes(100 * 1024))
+        assert main(["doctor", *tiny, f"run_dir={small / 'run'}"]) == 1
+        rows = table(capsys.readouterr().out)
+        assert "No space left on device" in rows["run_dir"][1] and rows["disk"][0] == "NOT FINE"
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["train.precision=fp64", "generator.norm=layer"],
+        ["critic.optimizer={name: rmsprop}", "data.classes=4", "train.ema_kimg=0"],
+        ["generator={name: mlp}", "critic={name: mlp, norm: layer}"],
+    ],
+)
+def test_the_size_of_a_checkpoint_is_what_one_takes(tmp_path, settings):
+    config = load_config([TINY], settings)
+    taken = steps._Steps(config, Runtime(config))
+    taken.take(0)
+    networks = dict(zip(NETWORKS, (taken.generator, taken.average.network, taken.critic), strict=True))
+    optimizers = {phase.name: phase.optimizer for phase in taken.phases}
+    checkpoint.save(tmp_path / "1", checkpoint.TrainState(networks, optimizers, checkpoint.Progress()), {})
+    written = sum(path.stat().st_size for path in (tmp_path / "1").iterdir())
+    assert abs(disk.checkpoint_bytes(config) - written) <= 0.02 * written + 4096
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        (["checkpoint.every=1 steps"], 4),
+        (["checkpoint.every=10 steps"], 2),
+        (["checkpoint.every=1 steps", "checkpoint.keep=5", "checkpoint.best=critic/loss"], 7),
+        (["checkpoint.every=1 steps", "checkpoint.keep_every=6 steps"], 8),
+        (["checkpoint.every=1 s", "checkpoint.keep=30"], 31),
+    ],
+)
+def test_all_checkpoints_that_there_can_be_are_counted(settings, count):
+    assert disk.checkpoints_at_once(load_config([TINY], settings)) == count
+
+
+def test_every_bad_shard_is_named(tiny, capsys, shapes_shards, tmp_path):
+    folder, tars = copied(shapes_shards, tmp_path)
+    change(folder, -1)
+    tars[0].write_bytes(tars[0].read_bytes()[:5000])
+    tars[2].unlink()
+    assert main(["doctor", *tiny, f"data.shards={folder}"]) == 1
+    printed = capsys.readouterr()
+    rows = table(printed.out)
+    assert {what for what, (verdict, _) in rows.items() if verdict == "NOT FINE"} == {"shards", "pictures"}
+    text = rows["pictures"][1]
+    assert "read: 3 bad" in text and tars[1].name not in text and rows["gradients"][0] == "fine"
+    assert f"{tars[0]}: the shard has 5000 bytes" in text and f"{tars[2]}: cannot be read: No such file" in text
+    assert re.search(rf"{tars[3]}: \d+\.\w+: ", text) and printed.err == ""
+
+
+def test_damage_that_leaves_the_size_is_found_at_both_ends(tiny, capsys, shapes_shards, tmp_path):
+    folder, tars = copied(shapes_shards, tmp_path)
+    change(folder, 64)
+    change(folder, 127)
+    change(folder, 130)  # between, which `--data` would find
+    text = ill(capsys, [*tiny, f"data.shards={folder}"], but="pictures")
+    assert re.search(rf"2 bad.*\n.*{tars[1].name}: 00000064\.\w+: .*\n.*{tars[1].name}: 00000127\.\w+: ", text)
+
+
+def test_a_picture_that_the_index_does_not_count_is_named(tiny, capsys, tmp_path):
+    folder = tmp_path / "shards"
+    prepare("shapes", None, folder, resolution=32, count=32, shard_size=16, workers=1)
+    head, samples = json.loads((folder / "index.json").read_text()), np.load(folder / "samples.npy")
+    head["shards"][1]["samples"] -= 1
+    head["count"] -= 1
+    write_index(folder, head, head["shards"], samples[:-1])
+    assert "00000031." in ill(capsys, [*tiny, f"data.shards={folder}"], but="pictures")
+
+
+def test_shards_of_another_kind_are_refused_in_their_row(tiny, capsys):
+    text = ill(capsys, [*tiny, "data.resolution=64", "data.channels=1"], but="shards")
+    assert "data.resolution is 64 but the shards have 32" in text and "data.channels is 1" in text
+
+
+def test_shards_that_are_nowhere_hide_nothing_else(tiny, capsys, tmp_path):
+    assert main(["doctor", *tiny, f"data.shards={tmp_path / 'nowhere'}"]) == 1
+    rows = table(capsys.readouterr().out)
+    assert rows["shards"][0] == "NOT FINE" and "no such folder" in rows["shards"][1]
+    assert all(rows[what][0] == "fine" for what in ("run_dir", "disk", *STEP))
+
+
+def test_of_many_remote_shards_some_are_looked_at(shapes_shards, monkeypatch):
+    opened = open_shards(shapes_shards)
+    target = targets_of(opened).shards[0]
+    far = target._replace(shard=dataclasses.replace(target.shard, place="https://x/a.tar"))
+    many = targets_of(opened)._replace(shards=[far] * 1000)
+    assert len(shards._some(many).shards) == 64
+    monkeypatch.setattr(shards, "REMOTE_BYTES", 5 * target.shard.bytes)
+    assert len(shards._some(many).shards) == 5
+    near = many._replace(shards=[target] * 1000)
+    assert len(shards._some(near).shards) == 1000
+
+
+def test_resampled_shards_are_looked_at_without_an_index(tiny, capsys, shapes_shards, tmp_path):
+    folder, tars = copied(shapes_shards, tmp_path)
+    words = [*tiny, f"data.shards={folder}", "data.order=resampled"]
+    assert main(["doctor", *words]) == 0
+    assert "the first picture of 4 of 4 shards read, all sound" in capsys.readouterr().out
+    tars[1].write_bytes(b"no tar" * 1000)
+    text = ill(capsys, words, but="pictures")
+    assert "1 bad" in text and f"{tars[1]}: not a tar" in text
+
+
+def test_more_images_in_a_batch_than_there_are_is_a_remark(tiny, capsys, tmp_path):
+    prepare("shapes", None, tmp_path / "few", resolution=32, count=8, workers=1)
+    assert main(["doctor", *tiny, f"data.shards={tmp_path / 'few'}"]) == 0
+    verdict, text = table(capsys.readouterr().out)["epochs"]
+    assert verdict == "remark" and "train.batch_size 16 is more than there are" in text
+
+
+def test_a_key_for_wandb_is_asked_for_only_online(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(weights_and_biases, "has_key", lambda: False)
+    assert main(["doctor", *tiny, "tracking.wandb.mode=offline"]) == 0
+    capsys.readouterr()
+    assert "run `wandb login`" in ill(capsys, [*tiny, "tracking.wandb.mode=online"], but="logging")
+    monkeypatch.setattr(weights_and_biases, "has_key", lambda: True)
+    assert main(["doctor", *tiny, "tracking.wandb.mode=online"]) == 0
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("x: can't allocate memory: you tried")]
+)
+def test_too_little_memory_is_a_row_with_the_way_out(tiny, capsys, monkeypatch, error):
+    def fails(self, *arguments):
+        raise error
+
+    monkeypatch.setattr(Phases, "gradients", fails)
+    assert "a smaller train.batch_size" in ill(capsys, tiny, but="memory"), "batch norm cannot be split"
+    text = ill(capsys, [*tiny, "generator.norm=layer", "train.micro_batch=12"], but="memory")
+    assert "set train.micro_batch: 6, which changes nothing" in text and "memory" in text.splitlines()[-1]
+
+
+def test_any_other_failure_of_a_step_is_a_row(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(Phases, "apply", lambda self, *arguments: 1 / 0)
+    assert main(["doctor", *tiny]) == 1
+    printed = capsys.readouterr()
+    assert table(printed.out)["step"] == ("NOT FINE", "ZeroDivisionError: division by zero")
+    assert "Traceback" in printed.err, "a defect of ours"
+
+
+def test_gradients_that_are_not_finite_are_named(tiny, capsys, monkeypatch):
+    norms = critic_module.image_norms
+    monkeypatch.setattr(critic_module, "image_norms", lambda g: norms(g) * float("nan"))
+    text = ill(capsys, tiny, but="gradients")
+    assert re.match(r"not finite after a step: critic \S+, critic \S+, critic \S+ and \d+ more; try ", text)
+
+
+def verdict_of(rank: int, fault: str, overrides: list[str]) -> tuple[int, list[Finding]]:
+    """Status and rows of a process, with a fault of process 1 alone."""
+    if rank == 1 and fault == "code":
+        processes.code_hash = lambda: "another"
+    if rank == 1 and fault == "memory":
+        Phases.gradients = out_of_memory
+    if rank == 1 and fault == "config":
+        overrides = [*overrides, "objective.weight=3"]
+    if rank == 1 and fault == "stuck":
+        Runtime.images = never
+    kept, real = [], Table.add
+
+    def add(self, rows):
+        kept.extend(rows)
+        real(self, rows)
+
+    Table.add = add
+    return check_start(load_config([TINY], overrides), "here"), kept
+
+
+def out_of_memory(self, *arguments):
+    raise torch.OutOfMemoryError("no more")
+
+
+def never(self, pixels):
+    time.sleep(1000)
+
+
+@pytest.mark.parametrize(
+    ("fault", "row", "text"),
+    [
+        ("code", "code", r"hash of the sources differs: \w+ on process 0 on \S+, another on process 1 on \S+; "),
+        ("memory", "memory", r"process 1 on \S+: too little memory for a step; use more processes"),
+        ("config", "config", r"the processes have different configs.*\nobjective.weight: 10.0 on process 0, 3.0 on"),
+        ("stuck", "step", r"process(es 0,)? 1 on \S+: no end after train.stuck_after 2 s"),
+    ],
+)
+def test_the_fault_of_one_process_is_named_by_all(shapes_shards, tmp_path, monkeypatch, fault, row, text):
+    monkeypatch.setattr(steps, "GRACE", 0.5)
+    words = [f"data.shards={shapes_shards}", f"run_dir={tmp_path / 'run'}", "train.stuck_after=2 s"]
+    first, second = in_processes(2, tmp_path / "meeting", verdict_of, fault, words)
+    assert first == second and first[0] == 1
+    (found,) = [finding for finding in first[1] if finding.verdict == "NOT FINE"]
+    assert found.what == row and re.match(text, found.text), found
+    assert {finding.what for finding in first[1]} >= {*ALL}
+
+
+def test_what_processes_say_is_one_row_where_it_is_the_same():
+    hosts = ["a", "a", "b"]
+    good, bad, odd = (Finding("x", verdict, verdict) for verdict in ("fine", "NOT FINE", "remark"))
+    assert merged([[good], [good], [good]], hosts) == [good]
+    assert merged([[bad], [bad], [bad]], hosts) == [bad]
+    assert merged([[good], [bad], [bad]], hosts) == [bad._replace(text="processes 1 on a and 2 on b: NOT FINE")]
+    assert [row.verdict for row in merged([[odd], [bad], [good]], hosts)] == ["NOT FINE", "remark"]
+    assert merged([[bad], [], []], hosts) == [bad], "no other has looked"
+    assert merged([[good], [], [bad]], hosts)[0].text == "process 2 on b: NOT FINE"
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(400, "0.4 kB"), (162_000_000, "162 MB"), (5.7e10, "57 GB"), (1.24e6, "1.2 MB")]
+)
+def test_sizes_are_read_at_a_glance(size, text):
+    assert amount(size) == text
