@@ -125,6 +125,7 @@ class Trainer:
             self.meter.fold(self.runtime.reduce)
             metrics = {**self.meter.take(), **self.phases.scaling(self.progress.tried), **self._replaced(stream)}
             self.recorder.line(self.progress, metrics, stream.wait_seconds)
+            self.progress.note(metrics)
             self._check_finite(metrics)
 
         def sample() -> None:
@@ -218,6 +219,7 @@ class Trainer:
             local_size=runtime.local_size,
             cores=runtime.cores,
             share=runtime.share_on_machine,
+            union=runtime.union,
         )
         return self.dataset.stream(self.config.train.batch_size, self.config.seed, self.progress.images, place)
 
@@ -243,6 +245,7 @@ class Trainer:
                 f"{self.folder.path} has {self.progress.step} already; give a longer one, or another run_dir"
             )
         self.progress.data = data
+        self.progress.judge_by(self.config.checkpoint.best, self.config.checkpoint.best_is)
         self.progress.tried = {phase.name: self.progress.tried.get(phase.name, 0) for phase in self.phases}
         self._first_step = self._saved_step = self.progress.step
         self._require_one_state()
@@ -278,6 +281,7 @@ class Trainer:
             )
 
     def _save(self) -> None:
+        self.progress.note_checkpoint()
         if self.runtime.is_main:
             self.writer.save(self.state, {"meter": self.meter.state()})
         self._saved_step = self.progress.step

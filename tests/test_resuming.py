@@ -70,6 +70,14 @@ def test_what_shapes_the_run_may_not_and_the_difference_is_shown(folder, tree, s
     check_resumable(folder, config(tree), allow=True)
 
 
+def test_a_run_may_always_be_made_longer_and_one_that_decays_not_shorter(folder):
+    decaying = {"critic": {"optimizer": {"decay": "linear"}}}
+    folder.config.write_text(dump_config(config(decaying)))
+    check_resumable(folder, config(merge(decaying, {"train": {"length": "20 steps"}})), allow=False)
+    with pytest.raises(ConfigError, match="train.length: 10 steps in the run, 9 steps now"):
+        check_resumable(folder, config(merge(decaying, {"train": {"length": "9 steps"}})), allow=False)
+
+
 def test_all_differences_are_shown_and_nothing_else(folder):
     with pytest.raises(ConfigError) as caught:
         check_resumable(folder, config({"seed": 1, "objective": {"weight": 1.0}, "run_dir": "y"}), allow=False)

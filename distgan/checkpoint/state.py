@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -33,12 +34,33 @@ class Progress:
     """The checkpoint whose weights the run began with, and its checksum; None for weights of the seed."""
     tried: dict[str, int] = field(default_factory=dict)
     """Updates of each network, skipped ones included."""
+    judged_by: str | None = None
+    """By what the best checkpoint is found, such as `lowest critic/loss`."""
     latest: float | None = None
-    """Of the metric that `checkpoint.best` names, the value in the newest line."""
+    """The value of that metric in the newest line."""
     best: float | None = None
     """Its best value of all at which a checkpoint was written."""
     best_step: int | None = None
     """The step of that checkpoint."""
+
+    def judge_by(self, metric: str | None, which: str) -> None:
+        """Takes a metric, of which the `lowest` or `highest` value is the best; what another one said is forgotten."""
+        wanted = None if metric is None else f"{which} {metric}"
+        if wanted != self.judged_by:
+            self.judged_by, self.latest, self.best, self.best_step = wanted, None, None, None
+
+    def note(self, metrics: dict[str, float]) -> None:
+        """Hears of a line."""
+        if self.judged_by is not None:
+            self.latest = metrics.get(self.judged_by.split()[1], self.latest)
+
+    def note_checkpoint(self) -> None:
+        """Hears that a checkpoint of now is to be written."""
+        if self.latest is None or not math.isfinite(self.latest):
+            return
+        sign = -1 if self.judged_by.startswith("highest") else 1
+        if self.best is None or sign * self.latest < sign * self.best:
+            self.best, self.best_step = self.latest, self.step
 
 
 @dataclass

@@ -68,6 +68,11 @@ class Writer:
                 self._thread.start()
             self._changed.notify_all()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is waiting or being written."""
+        return self._wanted is not None
+
     def finish(self) -> None:
         """Waits until the newest snapshot is on the disk. Raises UserError when the disk will not take it."""
         deadline = time.monotonic() + LAST_SECONDS

@@ -74,7 +74,8 @@ class Data(Section):
     """Where decoded pictures are kept: all on the device, all in memory that the processes of a machine share, or
     nowhere (stream); auto: the first of these that takes a quarter of what is free."""
     bad_pictures: Literal["fail", "replace"] = "fail"
-    """What becomes of a picture that cannot be read: fail ends the run; replace takes another of its shard."""
+    """What becomes of a picture that cannot be read: fail ends the run; replace takes another of its shard, or of the
+    whole set where the shard is gone or cut off, the same for any number of processes."""
     bad_limit: Count = 100
     """With bad_pictures replace: more different bad pictures than this end the run."""
     cache: str | None = None

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from distgan.data.failures import RemoteError, Stopped
+from distgan.data.failures import LostThere, RemoteError, Stopped
 from distgan.data.remote import download, size_of
 from distgan.data.urls import check_url, shown
 from distgan.files import sha256_of, sync_folder
@@ -157,10 +157,8 @@ class ShardCache:
             if shard.sha256 is None or shard.sha256.lower() == sha256_of(part):
                 return self._publish(part, lock)
             part.unlink()
-        raise RemoteError(
-            f"{shown(shard.url)}: fetched twice, and its sha256 is not {shard.sha256[:12]}...; "
-            "the shard has changed since it was indexed, so index it again"
-        )
+        reason = f"fetched twice, and its sha256 is not {shard.sha256[:12]}..."
+        raise LostThere(shown(shard.url), reason, "the shard has changed since it was indexed, so index it again")
 
     def _download(self, shard: RemoteShard, part: Path, lock: int, size: int | None) -> None:
         """Brings the part to its end and to the disk; makes room when the disk is full."""

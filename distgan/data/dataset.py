@@ -50,7 +50,7 @@ def open_dataset(data: Data) -> Dataset:
     caching = caching_of(data)
     if data.order == "resampled":
         return Unindexed(data)
-    shards = open_shards(data.shards, caching)
+    shards = open_shards(data.shards, caching, lenient=data.bad_pictures == "replace")
     check_against(shards, data.resolution, data.channels, data.classes, data.fit)
     _check_cache(shards, data, caching)
     return Indexed(data, shards, caching)
@@ -69,6 +69,7 @@ class Indexed:
     def __init__(self, data: Data, shards: ShardSet, caching: Caching) -> None:
         self.data, self.shards, self._caching = data, shards, caching
         self.fingerprint = shards.fingerprint
+        self._told: set[str] = set()
 
     @cached_property
     def split(self) -> Split:
@@ -81,7 +82,18 @@ class Indexed:
         text = f"{self.shards.count} pictures in {len(self.shards.shards)} shards"
         if self.data.holdout:
             text += f", {len(self.split.held_out)} held out"
-        return text + self._warning()
+        return text + self._faults() + self._warning()
+
+    def _faults(self) -> str:
+        """What is to be said of shards that are not as their index says, and opened all the same; mostly nothing."""
+        faults = self.shards.faults
+        if not faults:
+            return ""
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        return (
+            f"\nwarning    {faults[0]}{more}; what cannot be read is replaced by other pictures, data.bad_limit "
+            f"{self.data.bad_limit} at most"
+        )
 
     def _warning(self) -> str:
         """What is to be said of a window over shards that are sorted by class; mostly nothing."""
@@ -161,6 +173,7 @@ class Indexed:
         from distgan.data.decode import Decoder
         from distgan.data.reader import Pictures
         from distgan.data.shelf import Shelf
+        from distgan.data.substitutes import Substitutes
 
         data, shards = self.data, self.shards
         cache = self._caching.open() if any(shard.is_remote for shard in shards.shards) else None
@@ -169,9 +182,9 @@ class Indexed:
             mask = np.zeros(shards.count, bool)
             mask[allowed] = True
         decoder = Decoder(data.resolution, data.channels, data.fit)
-        return Pictures(
-            shards, decoder, Shelf(shards.shards, cache), bad=data.bad_pictures, limit=data.bad_limit, allowed=mask
-        )
+        replaces = data.bad_pictures == "replace"
+        substitutes = Substitutes(shards, mask, data.bad_limit, self._told) if replaces else None
+        return Pictures(shards, decoder, Shelf(shards.shards, cache, any_size=replaces), substitutes)
 
 
 class Unindexed:

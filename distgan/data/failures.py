@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from distgan.data.urls import masked, shown
-from distgan.errors import DataError
+from distgan.errors import DataError, ReadError
 
 ATTEMPTS = 10  # without a new byte
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds between attempts; doubled each time
@@ -33,11 +33,24 @@ class RemoteError(DataError):
     everywhere = False
 
 
-class NotThere(RemoteError):
+class ShardLost(ReadError):
+    """A shard that is gone, may not be read, or is not what it was when indexed: whoever asks is told the same, and
+    asking again would not mend it. Made of its name, what is wrong with it, and the way out."""
+
+    def __str__(self) -> str:
+        name, reason, way_out = self.args
+        return f"{name}: {reason}; {way_out}"
+
+
+class LostThere(ShardLost, RemoteError):
+    """A shard at a URL that is lost."""
+
+
+class NotThere(LostThere):
     """Nothing is at the URL (404)."""
 
 
-class Denied(RemoteError):
+class Denied(LostThere):
     """The URL may not be read (401, 403). Some public stores say so of what does not exist, too."""
 
 
@@ -91,11 +104,12 @@ def _final(error: Exception, url: str) -> Exception | None:
     error = _root(error)
     status = _status(error)
     if status in (404, 410):
-        return NotThere(f"{shown(url)}: nothing is there ({_reason(error)}); look at the address")
+        return NotThere(shown(url), f"nothing is there ({_reason(error)})", "look at the address")
     if status in (401, 403):
-        return Denied(f"{shown(url)}: access denied ({_reason(error)}); look at the address and at your credentials")
+        way_out = "look at the address and at your credentials"
+        return Denied(shown(url), f"access denied ({_reason(error)})", way_out)
     if status == 416:
-        return RemoteError(f"{shown(url)}: is shorter than it should be; it has changed, so index it again")
+        return LostThere(shown(url), "is shorter than it should be", "it has changed, so index it again")
     if isinstance(error, DEFECTS):
         return error
     transient = status in (408, 425, 429) or status >= 500 if status is not None else _is_network(error)

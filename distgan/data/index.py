@@ -47,7 +47,8 @@ class ShardSet:
     `samples` has dtype `scan.SAMPLE`, one row a picture, shard after shard: `shard` is a place in `shards`, `offset`
     and `size` are bytes in that tar, `label` is -1 without labels. It may be a mapped file: never write to it.
     `resolution` and `channels` are those of the pictures (foreign tars: of the first; a resolution of
-    None means that it is not square). `classes` holds a name for each label, or nothing.
+    None means that it is not square). `classes` holds a name for each label, or nothing. `faults` says what is wrong
+    with shards that are not as their index says, a line for each.
     """
 
     shards: tuple[Shard, ...]
@@ -55,6 +56,7 @@ class ShardSet:
     resolution: int | None
     channels: int | None
     classes: tuple[str, ...]
+    faults: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -91,18 +93,19 @@ class ShardSet:
         return digest.hexdigest()
 
 
-def open_shards(spec: Spec, caching: Caching | None = None) -> ShardSet:
+def open_shards(spec: Spec, caching: Caching | None = None, lenient: bool = False) -> ShardSet:
     """Opens shards by folder, tar, brace pattern (`x-{00000..00007}.tar`), glob, URL, or a list of these.
 
     Where an `index.json` speaks of the tars it is read, and each local shard's presence and size are compared with it;
     other tars are indexed once, which reads them whole, and the index is kept beside them or in the cache's folder.
     `caching` says where remote shards and indexes are kept. Raises `DataError` for a shard that is missing, damaged or
-    named twice, for a spec that names nothing, and for sets that do not go together.
+    named twice, for a spec that names nothing, and for sets that do not go together. A `lenient` one opens a set whose
+    shards are missing or of another size, where an index says what they held, and puts that among its `faults`.
     """
     groups: dict[str, list[str]] = defaultdict(list)
     for place, index in named_shards(spec):
         groups[index].append(place)
-    sets = [_open_group(index, places, caching or default_caching()) for index, places in groups.items()]
+    sets = [_open_group(index, places, caching or default_caching(), lenient) for index, places in groups.items()]
     opened = sets[0] if len(sets) == 1 else _join(sets)
     if not opened.count:
         raise DataError(f"{opened.name}: no pictures (.png, .jpg, .webp, .npy, .raw) in the shards; give other tars")
@@ -135,12 +138,15 @@ def _or_crop(wrong: list) -> str:
     return ", or data.fit: crop (resizes while reading)" if any(key == "data.resolution" for key, *_ in wrong) else ""
 
 
-def _open_group(source: str, places: Sequence[str], caching: Caching) -> ShardSet:
+def _open_group(source: str, places: Sequence[str], caching: Caching, lenient: bool) -> ShardSet:
     """The shards whose index is to be looked for in one folder."""
     index, samples = index_at(source, caching)
     entries = {locate(source, entry["name"]): entry for entry in index["shards"]} if index else {}
     known = bool(index) and all(place in entries for place in places)
-    _check_sizes(places, [entries[place]["bytes"] if known else None for place in places])
+    faults = _faults(places, [entries[place]["bytes"] if known else None for place in places])
+    if faults and not (lenient and known and samples is not None):
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise DataError(f"{faults[0]}{more}; copy it again, or prepare the shards again")
     kind = (index["resolution"], index["channels"], tuple(index["classes"])) if known else None
     if not known or samples is None:  # without an index, or of version 1, or not to be trusted
         return _as_set(places, index_once(places, caching, kind))
@@ -149,7 +155,7 @@ def _open_group(source: str, places: Sequence[str], caching: Caching) -> ShardSe
         for place, entry in ((place, entries[place]) for place in places)
     )
     numbers = {place: number for number, place in enumerate(entries)}
-    return ShardSet(shards, _pick(samples, index, [numbers[place] for place in places]), *kind)
+    return ShardSet(shards, _pick(samples, index, [numbers[place] for place in places]), *kind, faults)
 
 
 def _as_set(places: Sequence[str], indexed: Indexed) -> ShardSet:
@@ -175,14 +181,11 @@ def index_at(source: str, caching: Caching) -> tuple[dict | None, np.ndarray | N
     return index, remote_samples(source, content, index, caching)
 
 
-def _check_sizes(places: Sequence[str], expected: Sequence[int | None]) -> None:
-    """Raises `DataError` naming the first local shard that is missing, empty or of another size than expected."""
+def _faults(places: Sequence[str], expected: Sequence[int | None]) -> tuple[str, ...]:
+    """A line for each local shard that is missing, empty or of another size than expected."""
     pairs = [(Path(place), size) for place, size in zip(places, expected, strict=True) if not is_remote(place)]
     with ThreadPoolExecutor(THREADS) as pool:
-        problems = [p for p in pool.map(lambda pair: _size_problem(*pair), pairs) if p]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise DataError(f"{problems[0]}{more}; copy it again, or prepare the shards again")
+        return tuple(fault for fault in pool.map(lambda pair: _size_problem(*pair), pairs) if fault)
 
 
 def _size_problem(path: Path, expected: int | None) -> str | None:
@@ -235,7 +238,8 @@ def _join(sets: Sequence[ShardSet]) -> ShardSet:
         parts.append(part)
     shards = tuple(shard for one in sets for shard in one.shards)
     classes = first.classes if labelled else ()
-    return ShardSet(shards, np.concatenate(parts), first.resolution, first.channels, classes)
+    faults = tuple(fault for one in sets for fault in one.faults)
+    return ShardSet(shards, np.concatenate(parts), first.resolution, first.channels, classes, faults)
 
 
 def _listed(value: object) -> str:

@@ -10,6 +10,10 @@ def _alone(text: str) -> str:
     return text
 
 
+def _only(texts: frozenset[str]) -> frozenset[str]:
+    return texts
+
+
 class Place(NamedTuple):
     """Where a stream is read: by which process, onto which device."""
 
@@ -24,3 +28,5 @@ class Place(NamedTuple):
     """Of this process."""
     share: Callable[[str], str] = _alone
     """Takes a text of each process of a machine to that of the first of them; all call it together."""
+    union: Callable[[frozenset[str]], frozenset[str]] = _only
+    """The texts that any process of the run holds; all call it together."""

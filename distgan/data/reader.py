@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from itertools import accumulate
 
@@ -11,46 +10,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distgan import randomness
 from distgan.data.decode import Decoder, Scratch, as_pictures
+from distgan.data.failures import ShardLost
 from distgan.data.index import ShardSet
 from distgan.data.scan import Kind, member_at
-from distgan.data.shelf import Shelf, name_of
+from distgan.data.shelf import Shelf, lost, name_of, unreadable
+from distgan.data.substitutes import Substitutes
 from distgan.errors import PictureError, ReadError
 
 _IF_CACHED = getattr(os, "RWF_NOWAIT", 0)
 """For a read that fails where it would have to wait for a disk."""
-_ATTEMPTS = 64  # draws of a substitute before its shard is taken for worthless
 
 
 class Pictures:
     """Reads and decodes samples by number, from any thread.
 
-    A picture that cannot be read raises `PictureError` naming shard and member; or, where `bad` is replace, another of
-    the same shard takes its place: which one is a function of the sample alone, so that it is the same for every number
-    of processes. `allowed`, bool [samples], says which may take a place. More than `limit` replaced pictures raise
-    `ReadError`. A shard that is gone, shorter or another than it was when indexed is never replaced.
+    A picture that cannot be read raises `ReadError` naming shard and member; with `substitutes` another takes its
+    place.
     """
 
     def __init__(
-        self,
-        shards: ShardSet,
-        decoder: Decoder,
-        shelf: Shelf,
-        *,
-        bad: str = "fail",
-        limit: int = 100,
-        allowed: np.ndarray | None = None,
+        self, shards: ShardSet, decoder: Decoder, shelf: Shelf, substitutes: Substitutes | None = None
     ) -> None:
         self.decoder, self.shelf = decoder, shelf
-        self._shards, self._bad, self._limit, self._allowed = shards, bad, limit, allowed
+        self._shards, self._substitutes = shards, substitutes
         self._samples = np.asarray(shards.samples)  # a memory map's own indexing is slow
         self._scratch = Scratch()
         self._checked = np.zeros(shards.count, bool)
         first = self._samples[:1]
         self.are_bare = decoder.are_plain(first["kind"], first["size"])
         """Whether the first picture, and so most likely all, need only be copied."""
-        self._replaced: dict[int, str] = {}
         self._lock = threading.Lock()
 
     @property
@@ -66,8 +55,7 @@ class Pictures:
     @property
     def replaced(self) -> frozenset[str]:
         """The pictures that this process has found bad and replaced, by number."""
-        with self._lock:
-            return frozenset(map(str, self._replaced))
+        return frozenset() if self._substitutes is None else self._substitutes.replaced
 
     def read_at_once(self, samples: np.ndarray, rows: Tensor, labels: Tensor) -> bool:
         """`read` where it is a matter of microseconds: bare pixels that have been checked before, in open shards whose
@@ -98,10 +86,9 @@ class Pictures:
         pictures = rows.numpy().reshape(len(rows), *self.decoder.shape)
         scratch = self._scratch.of(int(table["size"].max()))
         for row, (sample, entry) in enumerate(zip(samples.tolist(), table.tolist(), strict=True)):
-            try:
-                self._read(sample, entry, pictures[row], scratch)
-            except PictureError as error:
-                labels[row] = self._replace(sample, error, pictures[row])
+            label = self._read_or_replace(sample, entry, pictures[row], scratch)
+            if label != entry[3]:
+                labels[row] = label
 
     def _read_together(self, table: np.ndarray, rows: Tensor) -> bool:
         """Reads files that have been checked before one after the other, and decodes them in one call. False where
@@ -121,17 +108,51 @@ class Pictures:
         files = tensor.resize_(starts[-1])
         return self.decoder.decode_all(files, starts[:-1], sizes, as_pictures(rows, self.decoder.shape))
 
-    def _read(self, sample: int, entry: tuple, picture: np.ndarray, scratch: tuple[memoryview, Tensor]) -> None:
-        """Decodes one sample into `picture`, [H, W, C]; `scratch` has room for its bytes."""
-        shard, offset, size, _, crc, kind = entry
+    def _read_or_replace(
+        self, sample: int, entry: tuple, picture: np.ndarray, scratch: tuple[memoryview, Tensor]
+    ) -> int:
+        """Decodes one sample or another in its place; the label of which it was."""
+        if self._substitutes is None or not self._substitutes.has(sample):
+            try:
+                self._read(sample, entry, picture, scratch)
+                return entry[3]
+            except (PictureError, ShardLost) as error:
+                self._note(sample, error)
+        for other in self._substitutes.of(sample):
+            entry = self._samples[other].tolist()
+            try:
+                with self.shelf.borrowed(entry[0]) as descriptor:
+                    self._read(other, entry, picture, self._scratch.of(entry[2]), descriptor)
+                return entry[3]
+            except (PictureError, ShardLost) as error:
+                self._note(other, error)
+        shard = name_of(self._shards.shards[int(self._samples["shard"][sample])])
+        raise ReadError(
+            f"{shard}: {self._member(sample)}: cannot be read, and no picture was found to put in its place; look at "
+            "the shards with `distgan doctor --data`, and make them again"
+        )
+
+    def _read(
+        self,
+        sample: int,
+        entry: tuple,
+        picture: np.ndarray,
+        scratch: tuple[memoryview, Tensor],
+        descriptor: int | None = None,
+    ) -> None:
+        """Decodes one sample into `picture`, [H, W, C]; `scratch` has room for its bytes. Raises `PictureError` or
+        `ShardLost`."""
+        number, offset, size, _, crc, kind = entry
         memory, tensor = scratch
-        descriptor = self.shelf.ready.get(shard) or self.shelf.descriptor(shard)
+        if descriptor is None:
+            descriptor = self.shelf.ready.get(number) or self.shelf.descriptor(number)
+        shard = self._shards.shards[number]
         try:
             got = os.preadv(descriptor, (memory[:size],), offset)
         except OSError as error:
-            raise self._shard_error(shard, f"cannot be read: {error.strerror}") from None
+            raise unreadable(shard, error) from None
         if got < size:
-            raise self._shard_error(shard, f"ends {size - got} bytes before the picture at byte {offset} does")
+            raise lost(shard, f"the shard ends at byte {os.fstat(descriptor).st_size} of {shard.bytes}")
         try:
             if not self._checked[sample]:
                 self.decoder.check(memory[:size], kind, crc)
@@ -139,43 +160,30 @@ class Pictures:
             self.decoder.decode(tensor.resize_(size), kind, picture)  # resize_ is twice as fast as a slice
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            with self._lock:  # it moves the descriptor's place in the file
-                name = member_at(descriptor, offset)
-            raise PictureError(f"{name_of(self._shards.shards[shard])}: {name}: {reason}") from None
+            raise PictureError(f"{name_of(shard)}: {self._member(sample, descriptor)}: {reason}") from None
 
-    def _replace(self, sample: int, error: PictureError, picture: np.ndarray) -> int:
-        """Another picture of the same shard in its place; returns the label of that one."""
-        if self._bad != "replace":
-            raise PictureError(f"{error}; make the shard again, or set data.bad_pictures: replace") from None
-        self._note(sample, error)
-        shard = int(self._samples["shard"][sample])
-        start, stop = (int(edge) for edge in self._shards.starts[shard : shard + 2])
-        for attempt in range(_ATTEMPTS):
-            other = start + randomness.key("substitute", sample, attempt) % (stop - start)
-            if other == sample or (self._allowed is not None and not self._allowed[other]):
-                continue
-            entry = self._samples[other].tolist()
-            try:
-                self._read(other, entry, picture, self._scratch.of(entry[2]))
-            except PictureError as again:
-                self._note(other, again)
-                continue
-            return entry[3]
-        raise PictureError(f"{error}; and its shard has no picture to put in its place; make the shard again")
+    def _note(self, sample: int, error: PictureError | ShardLost) -> None:
+        """Counts a bad picture that may be replaced. Raises `ReadError` where it may not, or is one too many."""
+        lost_with = error if isinstance(error, ShardLost) else None
 
-    def _note(self, sample: int, error: PictureError) -> None:
-        """Tells of a bad picture once. Raises `ReadError` when there are too many."""
-        with self._lock:
-            if sample in self._replaced:
-                return
-            self._replaced[sample] = str(error)
-            found = len(self._replaced)
-        if found > self._limit:
-            raise ReadError(
-                f"{error}; with it {found} pictures are bad, more than data.bad_limit {self._limit}; look at the "
-                "shards with `distgan doctor --data`, and make them again"
-            )
-        print(f"distgan: {error}; replaced by another of its shard", file=sys.stderr, flush=True)
+        def named() -> str:
+            if lost_with is None:
+                return str(error)
+            name, reason, _ = lost_with.args
+            return f"{name}: {self._member(sample)}: {reason}"
 
-    def _shard_error(self, shard: int, reason: str) -> ReadError:
-        return ReadError(f"{name_of(self._shards.shards[shard])}: the shard {reason}; copy it again")
+        if self._substitutes is not None:
+            self._substitutes.note(sample, lost_with, named)
+            return
+        way_out = "make the shard again" if lost_with is None else lost_with.args[2]
+        kind = PictureError if lost_with is None else ReadError
+        raise kind(f"{named()}; {way_out}, or set data.bad_pictures: replace") from None
+
+    def _member(self, sample: int, descriptor: int | None = None) -> str:
+        """What a message calls a picture: its member of the tar, or its place where the tar cannot tell any more."""
+        number, offset = self._samples[sample].tolist()[:2]
+        file = descriptor or self.shelf.ready.get(number) or self._shards.shards[number].place
+        with self._lock:  # it moves the descriptor's place in the file
+            name = member_at(file, offset)
+        shard = self._shards.shards[number]
+        return name if name != "?" else f"picture {sample - self._shards.starts[number] + 1} of {shard.samples}"

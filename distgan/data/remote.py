@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from distgan.data.failures import POLL, FileTrouble, NotThere, RemoteError, Stopped, heed, patiently
+from distgan.data.failures import POLL, FileTrouble, LostThere, NotThere, RemoteError, Stopped, heed, patiently
 from distgan.data.pipes import download_pipe
 from distgan.data.urls import HTTP, check_url, shown
 from distgan.errors import DataError
@@ -36,7 +36,7 @@ def read_small(url: str, most: int = 64 * 2**20) -> bytes | None:
         raise DataError(f"{shown(url)}: a command has nothing beside it; give a URL")
     check_url(url, allow_shell=False)
     buffer = io.BytesIO()
-    complaint = f"{shown(url)}: larger than {most} bytes, so not what it should be; look at the address"
+    complaint = RemoteError(f"{shown(url)}: larger than {most} bytes, so not what it should be; look at the address")
     try:
         _Transfer(url, buffer, None, None, most, complaint).run()
     except NotThere:
@@ -75,7 +75,9 @@ def download(
     if size is not None and file.seek(0, os.SEEK_END) > size:
         file.seek(0)
         file.truncate(0)
-    complaint = f"{shown(url)}: holds more than the {size} bytes it should; it has changed, so index it again"
+    complaint = LostThere(
+        shown(url), f"holds more than the {size} bytes it should", "it has changed, so index it again"
+    )
     _Transfer(url, file, size, stop, size, complaint).run()
 
 
@@ -88,7 +90,7 @@ class _Transfer:
     size: int | None
     stop: threading.Event | None
     most: int | None
-    complaint: str
+    complaint: RemoteError
 
     def run(self) -> None:
         self.chunk = CHUNK
@@ -148,7 +150,7 @@ class _Transfer:
 class _Sink:
     """The file as fsspec sees it: leaves out `skip` bytes at the front, and refuses to grow beyond `most`."""
 
-    def __init__(self, file: BinaryIO, skip: int, most: int | None, complaint: str) -> None:
+    def __init__(self, file: BinaryIO, skip: int, most: int | None, complaint: RemoteError) -> None:
         self.file, self.skip, self.most, self.complaint = file, skip, most, complaint
         self.trouble: BaseException | None = None
         self._lock, self._ended = threading.Lock(), False
@@ -174,7 +176,7 @@ class _Sink:
             self.skip -= len(data) - len(kept)
             try:
                 if self.most is not None and self.file.tell() + len(kept) > self.most:
-                    raise RemoteError(self.complaint)
+                    raise self.complaint
                 self.file.write(kept)
             except BaseException as trouble:
                 self.trouble = trouble

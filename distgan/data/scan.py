@@ -95,7 +95,7 @@ def member_at(path: Path | str | int, offset: int) -> str:
                     if member.offset_data <= offset < member.offset_data + max(member.size, 1):
                         return printable(member.name)
                     archive.members.clear()
-    except (tarfile.TarError, OSError):
+    except (tarfile.TarError, OSError, ValueError):
         pass
     return "?"
 

@@ -84,5 +84,5 @@ def _shared_room(address: str, size: int) -> tuple[int, mmap.mmap]:
         return descriptor, mmap.mmap(descriptor, size)
     except (OSError, ValueError) as error:
         raise ReadError(
-            f"the memory shared by the first process of this machine cannot be opened ({error}); use data.tier: stream"
+            f"the memory shared by the first process of this machine cannot be opened by another ({error})"
         ) from None

@@ -3,6 +3,8 @@ shards. One order and the same bits, whichever it is."""
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from distgan.config.schema import Data
@@ -12,7 +14,7 @@ from distgan.data.place import Place
 from distgan.data.reader import Pictures
 from distgan.data.shared_pictures import SharedPictures, needed
 from distgan.data.stream import BatchStream, Plan, Stream
-from distgan.errors import ConfigError
+from distgan.errors import ConfigError, ReadError
 
 _SHARE_OF_MEMORY, _SHARE_OF_DEVICE = 1 / 4, 1 / 4
 """Of what is free, how much `data.tier: auto` takes for pictures."""
@@ -34,9 +36,7 @@ def open_tier(data: Data, plan: Plan, pictures: Pictures, place: Place) -> Batch
             memory = SharedPictures(pictures, pictures.count)
             told = f"{tier} {memory.address}"
     tier, _, address = place.share(told).partition(" ")
-    if address and memory is None:
-        memory = SharedPictures(pictures, pictures.count, None if address == "None" else address)
-    place.share("opened")  # the first may not close the memory before all have it; every machine takes part
+    memory = _shared_by_all(memory, address, pictures, place)
     if tier == "device":
         first = place.local_rank / place.local_size
         resident = Resident(plan, pictures, memory, device, threads, first)
@@ -45,6 +45,30 @@ def open_tier(data: Data, plan: Plan, pictures: Pictures, place: Place) -> Batch
         return ResidentStream(plan, resident)
     batches = Stream(plan, pictures, memory, threads=threads, pin=device.type == "cuda")
     return on_device(batches, place.device)
+
+
+def _shared_by_all(
+    memory: SharedPictures | None, address: str, pictures: Pictures, place: Place
+) -> SharedPictures | None:
+    """The memory at `address`, which the first process of this machine has made; none for all of its processes where
+    one of them cannot open it, which the first tells. Waits for all: the first may not close it before they have it."""
+    machine, trouble = f"{place.rank - place.local_rank} ", ""
+    if address and memory is None:
+        try:
+            memory = SharedPictures(pictures, pictures.count, None if address == "None" else address)
+        except ReadError as error:
+            trouble = str(error)
+    found = [
+        text for text in place.union(frozenset([machine + trouble] if trouble else [])) if text.startswith(machine)
+    ]
+    if not found:
+        return memory
+    if memory is not None:
+        memory.close()
+    if place.local_rank == 0:
+        reason = min(found).removeprefix(machine)
+        print(f"distgan: {reason}; each process reads the shards instead", file=sys.stderr, flush=True)
+    return None
 
 
 def on_device(batches: BatchStream, device: str) -> BatchStream:

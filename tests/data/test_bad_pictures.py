@@ -84,42 +84,19 @@ def test_more_bad_pictures_than_the_limit_end_the_run(shards):
         read(dataset(shards, bad_pictures="replace", bad_limit=2), 6, batch_size=3)
 
 
-def test_a_shard_without_a_good_picture_is_not_replaced(shards):
+def test_a_shard_without_a_good_picture_is_replaced_by_others_of_the_set(shards):
     for sample in range(6, 12):
         spoil(shards, sample)
-    with pytest.raises(PictureError, match="its shard has no picture to put in its place"):
-        read(dataset(shards, bad_pictures="replace"), 6, batch_size=3)
-
-
-@pytest.mark.parametrize("policy", ["fail", "replace"])
-def test_a_shard_that_is_gone_or_shorter_is_never_replaced(shards, policy):
-    data = dataset(shards, bad_pictures=policy)
-    path = shards / "x-00001.tar"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-512])
-    with pytest.raises(ReadError, match=r"x-00001\.tar: the shard has \d+ bytes, and \d+ when it was indexed"):
-        read(data, 4, batch_size=6)
-    path.unlink()
-    with pytest.raises(ReadError, match=r"x-00001\.tar: cannot be read: No such file"):
-        read(data, 4, batch_size=6)
-
-
-def test_a_shard_cut_while_it_is_open_is_named(shards):
-    data = dataset(shards, bad_pictures="replace")
-    stream = data.stream(18, 0, 0, Place())
-    next(stream)
-    (shards / "x-00002.tar").write_bytes((shards / "x-00002.tar").read_bytes()[:3000])
-    with pytest.raises(ReadError, match=r"x-00002\.tar: the shard ends \d+ bytes before the picture"):
-        for _ in range(10):
-            next(stream)
-    stream.close()
+    found = read(dataset(shards, bad_pictures="replace"), 6, batch_size=3)
+    assert len(found) == 18 and not set(found) & set(range(6, 12))
 
 
 def test_a_picture_of_another_size_is_named_with_both_sizes(tmp_path):
     pictures = [(f"{n}.png", encoded(pixels_of(n), "png")) for n in range(3)]
     wide = np.zeros((16, 24, 3), np.uint8)
     write_tar(tmp_path / "x.tar", [*pictures, ("wide.png", encoded(wide, "png"))])
-    with pytest.raises(DataError, match=r"x\.tar: wide\.png: it is 24 x 16 pixels, and the config asks for 16 x 16"):
+    line = r"x\.tar: wide\.png: it is 24 x 16 pixels, and the config asks for 16 x 16; data\.fit: crop takes any size"
+    with pytest.raises(DataError, match=line):
         read(dataset(tmp_path), 1, batch_size=4)
     write_tar(tmp_path / "y" / "x.tar", [*pictures, ("wide.npy", encoded(wide, "npy"))])
     with pytest.raises(DataError, match=r"x\.tar: wide\.npy: it is 24 x 16 pixels, and the config asks for 16 x 16"):

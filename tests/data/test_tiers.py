@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_the_memory_goes_with_its_last_process_even_when_killed(shards):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert set(os.listdir("/dev/shm")) <= before
-    with pytest.raises(ReadError, match="use data.tier: stream"):
+    with pytest.raises(ReadError, match="shared by the first process of this machine cannot be opened by another"):
         room_of(dataset(shards), address)
 
 
@@ -96,6 +97,69 @@ def test_the_processes_of_a_machine_share_what_the_first_makes(shards, monkeypat
     found = [numbers_of(next(stream).pixels) for _ in range(3) for stream in (first, second)]
     assert sum(found, []) == read(dataset(shards), 3)
     for stream in (first, second):
+        stream.close()
+
+
+class Meeting:
+    """What processes that call `share` and `union` together are told; here threads of one process."""
+
+    def __init__(self, size: int) -> None:
+        self.barrier, self.said = threading.Barrier(size, timeout=30), [None] * size
+
+    def place(self, rank: int, local_size: int) -> Place:
+        first = rank - rank % local_size
+
+        def everybody(value):
+            self.said[rank] = value
+            self.barrier.wait()
+            said = list(self.said)
+            self.barrier.wait()
+            return said
+
+        return Place(
+            rank,
+            len(self.said),
+            local_rank=rank - first,
+            local_size=local_size,
+            share=lambda text: everybody(text)[first],
+            union=lambda texts: frozenset().union(*everybody(texts)),
+        )
+
+
+@pytest.mark.parametrize("tier", ["memory", "device"])
+def test_where_memory_cannot_be_shared_all_processes_of_that_machine_go_without(shards, monkeypatch, capfd, tier):
+    """Ranks 0 and 1 on one machine, where /proc says no; 2 and 3 on another, where it does not."""
+    real, meeting, closed = tiers.SharedPictures, Meeting(4), []
+
+    class Forbidden(real):
+        def __init__(self, pictures, count, address=None):
+            if address is not None and threading.current_thread().name == "rank 1":
+                address = address.replace("/proc/", "/proc/none/")
+            super().__init__(pictures, count, address)
+
+        def close(self):
+            closed.append(threading.current_thread().name)
+            super().close()
+
+    monkeypatch.setattr(tiers, "SharedPictures", Forbidden)
+    streams = [None] * 4
+
+    def open_one(rank):
+        streams[rank] = dataset(shards, tier=tier).stream(8, 0, 0, meeting.place(rank, 2))
+
+    threads = [threading.Thread(target=open_one, args=(rank,), name=f"rank {rank}") for rank in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    found = [n for _ in range(9) for stream in streams for n in numbers_of(next(stream).pixels)]
+    assert found == read(dataset(shards), 9)
+    if tier == "memory":
+        assert [isinstance(stream._source, real) for stream in streams] == [False, False, True, True]
+        assert closed == ["rank 0"]
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("distgan:")]
+    assert len(told) == 1 and "cannot be opened by another" in told[0] and "each process reads the shards" in told[0]
+    for stream in streams:
         stream.close()
 
 
