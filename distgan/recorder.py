@@ -6,10 +6,13 @@ import contextlib
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from distgan.checkpoint import Progress
+from distgan.collapse import CollapseWatch
 from distgan.config import Config, dump_config
 from distgan.data.dataset import Dataset
 from distgan.data.urls import shown
@@ -19,60 +22,76 @@ from distgan.run_folder import RunFolder, cannot_write, write_atomically
 from distgan.sampling import fixed_grid
 from distgan.tracking import pictures
 from distgan.tracking.curves import save_curves
+from distgan.tracking.diversity import COUNT, spread
+from distgan.tracking.given import Given, remember_given
+from distgan.tracking.json_lines import JsonLines
 from distgan.tracking.meter import DATA_WAIT, THROUGHPUT
 from distgan.tracking.terminal import Terminal
-from distgan.tracking.tracker import JsonLines, Tracker
+from distgan.tracking.tracker import Sink, Tracker
+from distgan.trouble import Trouble, tell
 
 
 def _main_only(method):
-    """The method, on the main process; a full disk is one clear line."""
+    """The method, on the main process."""
 
     @wraps(method)
     def call(self: Recorder, *args):
-        if not self.is_main:
-            return
-        try:
-            method(self, *args)
-        except OSError as error:
-            raise cannot_write(error.filename or self.folder.path, error) from None
+        return method(self, *args) if self.is_main else None
 
     return call
 
 
 class Recorder:
-    """Lines, sample grids, curves and the status of a run."""
+    """Lines, sample grids, curves and the status of a run. Once it has begun, a disk that is full or gone ends nothing:
+    that is told, and tried again."""
 
     def __init__(self, config: Config, folder: RunFolder, progress: Progress, world_size: int, is_main: bool) -> None:
         self.config, self.folder, self.is_main = config, folder, is_main
         self._progress, self._world_size = progress, world_size
-        self._tracker: Tracker | None = None
+        self._record: JsonLines | None = None
+        self._views: Tracker | None = None
+        self._watch: CollapseWatch | None = None
+        self._pictures = Trouble(folder.samples)
         self._last = (0, 0.0, 0.0)
 
     @_main_only
     def start(self, generator: nn.Module, dataset: Dataset, summary: str) -> None:
-        """Tells `summary`, writes config, environment and first pictures, and opens what receives metrics."""
-        print(summary, file=sys.stderr, flush=True)
+        """Tells `summary`, writes config, environment and first pictures, and opens what receives metrics. Raises
+        UserError when the disk does not take it: nothing is lost yet."""
+        try:
+            self._start(generator, dataset, summary)
+        except OSError as error:
+            raise cannot_write(error.filename or self.folder.path, error) from None
+
+    def _start(self, generator: nn.Module, dataset: Dataset, summary: str) -> None:
+        with contextlib.suppress(OSError):  # of stderr
+            print(summary, file=sys.stderr, flush=True)
         self._last = (self._progress.images, self._progress.seconds, 0.0)
         write_atomically(self.folder.config, dump_config(self.config))
         record_start(self.folder.environment, self._progress.step, self._world_size)
         self.folder.write_status("running")
-        step, total = self._progress.step, self.config.total_steps
+        self._open(self._progress.step, self.config.total_steps)
+        self._see_reals(dataset)
+        if self.config.tracking.watch:
+            self._watch = CollapseWatch(self.config, generator, self._progress.real_diversity, self._record.lines())
+        if self._progress.step == 0:
+            self.sample(0, generator)
+
+    def _open(self, step: int, total: int) -> None:
+        """Cuts what a crash left after `step`, and opens what receives metrics."""
         off_beat = step % self.config.tracking.every.steps(self.config.images_per_step) != 0
+        run_id = self._progress.wandb_id or self._kept_id()
+        given = remember_given(self.folder, run_id) if run_id else Given()
         self._record = JsonLines(self.folder, step, partial=off_beat and step < total)
-        sinks = [self._record, Terminal(step, total)]
+        self._drop_samples(step)
+        views: list[Sink] = [Terminal(step, total)]
         if self.config.tracking.wandb.mode != "off":
             from distgan.tracking.weights_and_biases import WandbSink, new_run_id
 
-            self._progress.wandb_id = self._progress.wandb_id or self._kept_id() or new_run_id()
+            self._progress.wandb_id = run_id or new_run_id()
             write_atomically(self.folder.wandb_id, self._progress.wandb_id + "\n")
-            sinks.append(WandbSink(_without_secrets(self.config), self.folder, self._progress.wandb_id, step))
-        self._tracker = Tracker(sinks)
-        for later in self.folder.samples.glob("[0-9]*.png"):
-            if int(later.stem) > step:
-                later.unlink()
-        if step == 0:
-            self._save_reals(dataset)
-            self.sample(0, generator)
+            views.append(WandbSink(_without_secrets(self.config), self.folder, self._progress.wandb_id, given))
+        self._views = Tracker(views)
 
     @_main_only
     def line(self, progress: Progress, metrics: dict[str, float], waited: float) -> None:
@@ -82,43 +101,102 @@ class Recorder:
         images, seconds, waited_before = self._last
         self._last = (progress.images, progress.seconds, waited)
         elapsed = max(progress.seconds - seconds, 1e-9)
-        self._tracker.metrics(
-            {
-                "step": progress.step,
-                "kimg": progress.images / 1000,
-                "seconds": round(progress.seconds, 3),
-                **metrics,
-                THROUGHPUT: (progress.images - images) / elapsed,
-                DATA_WAIT: (waited - waited_before) / elapsed,
-            }
-        )
+        line = {
+            "step": progress.step,
+            "kimg": progress.images / 1000,
+            "seconds": round(progress.seconds, 3),
+            **metrics,
+            **(self._watch.diversity() if self._watch else {}),
+            THROUGHPUT: (progress.images - images) / elapsed,
+            DATA_WAIT: (waited - waited_before) / elapsed,
+        }
+        self._record.add(line)
+        progress.note(line)
+        self._views.metrics(line)
+        if self._watch:
+            self._watch.look(line)
 
     @_main_only
     def sample(self, step: int, generator: nn.Module) -> None:
         """The grid of the fixed latents."""
-        path = self.folder.sample(step)
-        pictures.save(fixed_grid(generator, self.config), path)
-        self._tracker.picture("samples", path, step)
+        path, picture = self.folder.sample(step), fixed_grid(generator, self.config)
+        if self._save(picture, path):
+            self._views.picture("samples", path, step)
+
+    def lines_written(self, step: int) -> bool:
+        """Whether all lines up to `step` are in metrics.jsonl; tries once more to write those that are not. A
+        checkpoint that comes before they are would leave a hole there."""
+        return self._record is None or self._record.written(step)
+
+    def sync_lines(self, step: int) -> bool:
+        """As `lines_written`, and they are on the disk, to outlast a power cut. Any thread may call it; waits for the
+        disk."""
+        return self._record is None or self._record.sync(step)
+
+    @_main_only
+    def rewind(self, step: int) -> None:
+        """The run goes on from an earlier `step`, which its progress says already: what came after it is dropped, but
+        for W&B, which is not given it again."""
+        if self._progress.wandb_id:
+            _tell_if_fails(remember_given, self.folder, self._progress.wandb_id)
+        self._record.rewind(step)
+        _tell_if_fails(self._drop_samples, step)
+        self._last = (self._progress.images, self._progress.seconds, self._last[2])
+        if self._watch:
+            self._watch.rewind(self._record.lines())
 
     @_main_only
     def close(self, status: str) -> None:
-        """Status, curves and animation; `status`: finished, preempted or failed."""
-        with contextlib.ExitStack() as views:
-            views.callback(_warn_if_fails, pictures.save_evolution, self.folder.samples, self.folder.evolution)
-            views.callback(_warn_if_fails, save_curves, self.folder.metrics, self.folder.curves)
-            if self._tracker is not None:
-                views.callback(self._tracker.close, status)
-            # After a failure, one of the disk's here must not take the place of what is to be told.
-            with contextlib.suppress(*((OSError, UserError) if status == "failed" else ())):
-                self.folder.write_status(status)
+        """Status, curves and animation; `status`: finished, preempted or failed.
+
+        Raises UserError when lines are lost, or the status cannot be written. After a failure that is told only, so as
+        not to take the place of what is to be told."""
+        lost = _attempt(self._record.close) if self._record else None
+        unsaid = _attempt(self.folder.write_status, "failed" if lost else status)
+        problem = lost or unsaid
+        if self._views is not None:
+            self._views.close("failed" if problem else status)
+        _tell_if_fails(save_curves, self.folder.metrics, self.folder.curves)
+        _tell_if_fails(pictures.save_evolution, self.folder.samples, self.folder.evolution)
+        if problem and status != "failed":
+            raise problem
+        if problem:
+            tell(str(problem))
 
     def _kept_id(self) -> str | None:
         """The W&B id of a start that ended before its first checkpoint."""
         return self.folder.wandb_id.read_text().strip() if self.folder.wandb_id.exists() else None
 
-    def _save_reals(self, dataset: Dataset) -> None:
-        images = dataset.first(self.config.samples.count, self.config.seed)
-        pictures.save(pictures.grid(images / 127.5 - 1, pictures.columns(len(images), 0)), self.folder.reals)
+    def _drop_samples(self, step: int) -> None:
+        """Those after `step`."""
+        for later in self.folder.samples.glob("[0-9]*.png"):
+            if int(later.stem) > step:
+                later.unlink()
+
+    def _see_reals(self, dataset: Dataset) -> None:
+        """Shows pictures of the data set, and measures how different they are, which checkpoints keep."""
+        config = self.config
+        shown_already = self._progress.step > 0 and self.folder.reals.exists()
+        measured = self._progress.real_diversity is not None or not config.tracking.watch
+        if shown_already and measured:
+            return
+        images = dataset.first(max(config.samples.count, COUNT), config.seed) / 127.5 - 1
+        if not measured:
+            self._progress.real_diversity = spread(images[:COUNT])
+        if not shown_already:
+            some = images[: config.samples.count]
+            self._save(pictures.grid(some, pictures.columns(len(some), 0)), self.folder.reals)
+
+    def _save(self, picture: np.ndarray, path: Path) -> bool:
+        """Whether the disk takes the picture; if not, that is told, and the next one is tried."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pictures.save(picture, path)
+        except OSError as error:
+            self._pictures.met(error)
+            return False
+        self._pictures.over()
+        return True
 
 
 def _without_secrets(config: Config) -> Config:
@@ -128,9 +206,18 @@ def _without_secrets(config: Config) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update={"shards": masked})})
 
 
-def _warn_if_fails(view: Callable, *args) -> None:
-    """A view of the run that cannot be drawn takes nothing from the run."""
+def _attempt(call: Callable, *args) -> UserError | None:
+    """What was against it, if anything: the disk, as a rule."""
     try:
-        view(*args)
-    except (OSError, UserError) as error:
-        print(f"distgan: {error}", file=sys.stderr)
+        call(*args)
+    except UserError as error:
+        return error
+    except OSError as error:
+        return UserError(f"{error.filename or args[-1]}: cannot be written: {error.strerror}")
+    return None
+
+
+def _tell_if_fails(call: Callable, *args) -> None:
+    problem = _attempt(call, *args)
+    if problem:
+        tell(str(problem))

@@ -26,6 +26,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.status = self.path / "status"
         self.wandb_id = self.path / "wandb_id"
+        self.wandb_given = self.path / "wandb_given.json"
         self.samples = self.path / "samples"
         self.evolution = self.samples / "evolution.gif"
         self.reals = self.path / "reals.png"

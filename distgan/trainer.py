@@ -61,6 +61,7 @@ class Trainer:
             folder.checkpoints,
             keep=config.checkpoint.keep,
             every=None if every is None else every.steps(config.images_per_step),
+            before=self._require_lines,
         )
         self.recorder = Recorder(config, folder, self.progress, runtime.world_size, runtime.is_main)
 
@@ -125,7 +126,6 @@ class Trainer:
             self.meter.fold(self.runtime.reduce)
             metrics = {**self.meter.take(), **self.phases.scaling(self.progress.tried), **self._replaced(stream)}
             self.recorder.line(self.progress, metrics, stream.wait_seconds)
-            self.progress.note(metrics)
             self._check_finite(metrics)
 
         def sample() -> None:
@@ -244,6 +244,8 @@ class Trainer:
                 f"train.length: {self.config.train.length} is {self.config.total_steps} steps, and "
                 f"{self.folder.path} has {self.progress.step} already; give a longer one, or another run_dir"
             )
+        if self.progress.data != data:
+            self.progress.real_diversity = None  # of other pictures
         self.progress.data = data
         self.progress.judge_by(self.config.checkpoint.best, self.config.checkpoint.best_is)
         self.progress.tried = {phase.name: self.progress.tried.get(phase.name, 0) for phase in self.phases}
@@ -285,6 +287,11 @@ class Trainer:
         if self.runtime.is_main:
             self.writer.save(self.state, {"meter": self.meter.state()})
         self._saved_step = self.progress.step
+
+    def _require_lines(self, step: int) -> None:
+        """Raises UserError while lines up to `step` are not on the disk: a run going on from there would lack them."""
+        if not self.recorder.sync_lines(step):
+            raise UserError(f"checkpoint {self.folder.checkpoint(step)}: waits for the lines of {self.folder.metrics}")
 
     def _summary(self) -> str:
         runtime, config = self.runtime, self.config

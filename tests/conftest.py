@@ -13,6 +13,7 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from small_disks import limited, mounted  # noqa: E402
 
 from distgan.data.prepare import prepare  # noqa: E402
 
@@ -27,3 +28,12 @@ def shapes_shards(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shapes") / "shards"
     prepare("shapes", None, folder, resolution=32, count=256, shard_size=64, workers=1)
     return folder
+
+
+@pytest.fixture(params=[mounted, limited], ids=["tmpfs", "limit"])
+def disk(request, tmp_path):
+    """A folder on a disk that can be filled up, and made room on."""
+    with request.param(tmp_path / "disk") as found:
+        if found is None:
+            pytest.skip("only root may mount a disk")
+        yield found

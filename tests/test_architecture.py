@@ -17,14 +17,15 @@ PACKAGE = Path(distgan.__file__).parent
 ROOT = PACKAGE.parent
 
 STOREYS = [
-    ["errors", "files", ""],
+    ["errors", "files", "trouble", ""],
     ["config", "run_folder", "stopping", "exit_status"],
     ["randomness", "schedules", "averaging", "weights"],
     ["networks"],
     ["objectives"],
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
     ["sampling", "phases"],
-    ["recorder", "parity"],
+    ["collapse", "parity"],
+    ["recorder"],
     ["trainer", "doctor"],
     ["train", "cli"],
 ]

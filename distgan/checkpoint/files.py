@@ -35,11 +35,11 @@ def save(folder: Path, state: TrainState, extra: dict[str, Tensor]) -> None:
     write(folder, Snapshots().take(state, extra))
 
 
-def write(folder: Path, snapshot: Snapshot, before: Callable[[], None] = lambda: None) -> None:
+def write(folder: Path, snapshot: Snapshot, before: Callable[[int], None] = lambda step: None) -> None:
     """Writes a checkpoint beside its final name, flushes it to disk and renames it; what had that name goes.
 
-    `before` is called when only the rename is left to do. Raises UserError when the disk does not take it; nothing
-    half-written stays behind.
+    `before` is called with the step when only the rename is left to do. Raises UserError when the disk does not take
+    it; nothing half-written stays behind.
     """
     part = folder.with_name(f".{folder.name}.part")
     try:
@@ -50,7 +50,7 @@ def write(folder: Path, snapshot: Snapshot, before: Callable[[], None] = lambda:
             save_file({key: _contiguous(tensor) for key, tensor in tensors.items()}, part / name)
         (part / _RECORD).write_text(json.dumps(snapshot.record, indent=1))
         _seal(part, snapshot.step)
-        before()
+        before(snapshot.step)
         set_aside(folder)
         os.rename(part, folder)
         sync_folder(folder.parent)

@@ -34,6 +34,8 @@ class Progress:
     """The checkpoint whose weights the run began with, and its checksum; None for weights of the seed."""
     tried: dict[str, int] = field(default_factory=dict)
     """Updates of each network, skipped ones included."""
+    real_diversity: float | None = None
+    """How different the real pictures are that generator/diversity compares with; None: not measured yet."""
     judged_by: str | None = None
     """By what the best checkpoint is found, such as `lowest critic/loss`."""
     latest: float | None = None

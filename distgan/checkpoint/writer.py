@@ -35,10 +35,10 @@ class Writer:
         *,
         keep: int,
         every: int | None = None,
-        before: Callable[[], None] = lambda: None,
+        before: Callable[[int], None] = lambda step: None,
     ) -> None:
-        """`keep` and `every` as for `kept`. `before` is called, on the thread, before a checkpoint gets its name; an
-        OSError or UserError of it is the disk's."""
+        """`keep` and `every` as for `kept`. `before` is called, on the thread, with the step of a checkpoint before
+        that gets its name; an OSError or UserError of it is the disk's."""
         self._checkpoints, self._keep, self._every, self._before = checkpoints, keep, every, before
         self._snapshots = Snapshots()
         self._changed = threading.Condition()

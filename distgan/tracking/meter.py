@@ -23,6 +23,7 @@ NAMES = MEANS + MAXIMA
 THROUGHPUT = "throughput/images_per_second"
 DATA_WAIT = "throughput/data_wait_fraction"
 REPLACED = "data/replaced_pictures"
+DIVERSITY = "generator/diversity"
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
 

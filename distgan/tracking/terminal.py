@@ -39,7 +39,7 @@ class Terminal:
             self._first = line["step"], line["seconds"]
             return ""
         steps, seconds = line["step"] - self._first[0], line["seconds"] - self._first[1]
-        return f"  left {_clock(seconds / steps * (self._total - line['step']))}" if steps else ""
+        return f"  left {_clock(seconds / steps * (self._total - line['step']))}" if steps > 0 else ""
 
     def picture(self, name: str, path: Path, step: int) -> None:
         pass

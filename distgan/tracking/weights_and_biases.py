@@ -16,6 +16,7 @@ import wandb
 
 from distgan.config import Config
 from distgan.run_folder import RunFolder
+from distgan.tracking.given import Given
 
 START_SECONDS = 60
 """How long a server may take to accept the run before it goes on without."""
@@ -29,10 +30,12 @@ def new_run_id() -> str:
 
 
 class WandbSink:
-    """One W&B run for a run folder, however often it is started; each step arrives once."""
+    """One W&B run for a run folder, however often it is started, or goes back to a checkpoint; each step arrives
+    once."""
 
-    def __init__(self, config: Config, folder: RunFolder, run_id: str, step: int) -> None:
-        self._step = step
+    def __init__(self, config: Config, folder: RunFolder, run_id: str, given: Given) -> None:
+        """`given`: what the run has had from earlier starts."""
+        self._line, self._picture = given
         self._run = None
         settings = config.tracking.wandb
         mode = settings.mode
@@ -73,14 +76,15 @@ class WandbSink:
 
     def metrics(self, line: dict) -> None:
         run = self._run
-        if run is None or line["step"] <= self._step:
+        if run is None or line["step"] <= self._line:
             return
-        self._step = line["step"]
+        self._line = line["step"]
         self._guard(lambda: run.log({k: v for k, v in line.items() if math.isfinite(v)}, step=line["step"]))
 
     def picture(self, name: str, path: Path, step: int) -> None:
         run = self._run
-        if run is not None:
+        if run is not None and step > self._picture:
+            self._picture = step
             self._guard(lambda: run.log({name: wandb.Image(str(path))}, step=step))
 
     def close(self, status: str) -> None:

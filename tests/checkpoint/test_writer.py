@@ -37,7 +37,7 @@ def wait_for(condition) -> None:
 
 def test_what_is_written_is_the_state_when_it_was_saved(tmp_path, state):
     gate = threading.Event()
-    saving = Writer(tmp_path, keep=3, before=lambda: gate.wait(20))
+    saving = Writer(tmp_path, keep=3, before=lambda step: gate.wait(20))
     saving.save(state, {"meter": torch.ones(2)})
     move(state)  # while it is being written
     gate.set()
@@ -52,7 +52,9 @@ def test_what_is_written_is_the_state_when_it_was_saved(tmp_path, state):
 
 def test_one_is_written_at_a_time_and_the_next_waits(tmp_path, state):
     gate, inside = threading.Event(), []
-    saving = Writer(tmp_path, keep=3, before=lambda: (inside.append(sorted(tmp_path.glob(".*.part"))), gate.wait(20)))
+    saving = Writer(
+        tmp_path, keep=3, before=lambda step: (inside.append(sorted(tmp_path.glob(".*.part"))), gate.wait(20))
+    )
     saving.save(state, {})
     wait_for(lambda: inside)
     move(state)
@@ -108,7 +110,7 @@ def test_the_end_of_a_run_tries_for_a_while_and_then_says_what_is_lost(tmp_path,
 
 
 def test_what_must_be_on_the_disk_before_may_refuse_too(tmp_path, state):
-    def refuse():
+    def refuse(step):
         raise UserError("metrics.jsonl: cannot be written")
 
     saving = Writer(tmp_path, keep=3, before=refuse)
@@ -120,7 +122,7 @@ def test_what_must_be_on_the_disk_before_may_refuse_too(tmp_path, state):
 
 
 def test_a_defect_of_ours_is_raised_in_the_training(tmp_path, state):
-    saving = Writer(tmp_path, keep=3, before=lambda: 1 / 0)
+    saving = Writer(tmp_path, keep=3, before=lambda step: step / 0)
     saving.save(state, {})
     with pytest.raises(ZeroDivisionError):
         saving.finish()

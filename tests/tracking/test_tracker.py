@@ -1,72 +1,15 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 
 import pytest
 
 from distgan.errors import UserError
-from distgan.run_folder import RunFolder, read_lines, write_atomically
+from distgan.run_folder import RunFolder, write_atomically
 from distgan.tracking import terminal as terminal_module
 from distgan.tracking.terminal import Terminal
-from distgan.tracking.tracker import JsonLines, Tracker
-
-
-@pytest.fixture
-def folder(tmp_path):
-    found = RunFolder(tmp_path / "run")
-    found.create()
-    return found
-
-
-def steps(folder: RunFolder) -> list[int]:
-    return [line["step"] for line in map(json.loads, folder.metrics.read_text().splitlines())]
-
-
-def write(folder: RunFolder, *numbers: int, start: int = 0, partial: bool = False, **values: float) -> None:
-    sink = JsonLines(folder, start, partial)
-    for number in numbers:
-        sink.metrics({"step": number, **values})
-    sink.close("finished")
-
-
-class TestJsonLines:
-    def test_a_line_is_an_object_and_there_at_once(self, folder):
-        sink = JsonLines(folder, 0)
-        sink.metrics({"step": 1, "critic/loss": 0.1 + 0.2})
-        assert json.loads(folder.metrics.read_text()) == {"step": 1, "critic/loss": 0.1 + 0.2}
-        sink.close("finished")
-
-    def test_going_on_keeps_what_was_before_the_checkpoint_and_drops_what_came_after(self, folder):
-        write(folder, 10, 20, 30, 40)
-        write(folder, 30, 40, 50, start=20)
-        assert steps(folder) == [10, 20, 30, 40, 50]
-
-    def test_a_line_that_a_crash_cut_short_is_dropped(self, folder):
-        write(folder, 10, 20)
-        with open(folder.metrics, "a") as file:
-            file.write('{"step": 30, "critic/lo')
-        assert [line["step"] for line in read_lines(folder.metrics)] == [10, 20]
-        write(folder, 30, 40, start=20)
-        assert steps(folder) == [10, 20, 30, 40]
-
-    def test_the_line_of_an_early_end_is_written_anew(self, folder):
-        write(folder, 10, 20, 25)
-        write(folder, 30, start=25, partial=True)
-        assert steps(folder) == [10, 20, 30]
-
-    def test_starting_from_nothing_drops_all(self, folder):
-        write(folder, 10, 20)
-        write(folder, 10)
-        assert steps(folder) == [10]
-
-    def test_a_full_disk_is_one_clear_line(self, folder):
-        sink = JsonLines(folder, 0)
-        sink._file.close()
-        sink._file = open("/dev/full", "w")
-        with pytest.raises(UserError, match="metrics.jsonl: cannot be written: No space left.*make room"):
-            sink.metrics({"step": 1})
+from distgan.tracking.tracker import Tracker
 
 
 def test_writing_atomically_leaves_the_old_or_the_new(tmp_path):

@@ -11,11 +11,14 @@ import pytest
 import torch
 import wandb
 from launching import TINY
+from recorded import Pictures, recorder_of, tell
 
+from distgan.checkpoint import Progress
 from distgan.config.loading import load_config, validate
 from distgan.recorder import _without_secrets
 from distgan.run_folder import RunFolder
 from distgan.tracking import pictures
+from distgan.tracking.given import Given, remember_given
 from distgan.tracking.weights_and_biases import WandbSink, new_run_id
 
 
@@ -48,7 +51,7 @@ def start(
     folder: RunFolder, run_id: str, step: int, *steps: int, mode: str = "offline", status: str = "finished"
 ) -> None:
     """A start of a run: a grid at its first step, a line at each of `steps`."""
-    sink = WandbSink(config(folder.path, mode), folder, run_id, step)
+    sink = WandbSink(config(folder.path, mode), folder, run_id, Given(step))
     pictures.save(pictures.grid(torch.zeros(1, 3, 32, 32), 1), folder.sample(step))
     if step == 0:
         sink.picture("samples", folder.sample(0), 0)
@@ -89,6 +92,58 @@ def test_each_step_of_two_starts_is_written_once_under_one_id(folder):
     assert [row["step"] for row in rows if "samples.path" in row] == [0]
     for one in starts:
         assert run_id in json.dumps(one) and '"tests"' in json.dumps(one)
+
+
+def test_steps_that_a_resume_trains_again_are_not_given_again(folder):
+    """Two starts that fail after their checkpoint, and one that goes back to a checkpoint of its own."""
+    progress = Progress()
+
+    def begin(step: int):
+        progress.step, progress.images, progress.seconds = step, 32 * step, float(step)
+        recorder, generator = recorder_of(folder.path, progress, overrides=["tracking.wandb.mode=offline"])
+        recorder.start(generator, Pictures(), "a run")
+        return recorder, generator
+
+    def train(recorder, generator, *steps: int) -> None:
+        for step in steps:
+            tell(recorder, step)
+            if step % 2 == 0:
+                recorder.sample(step, generator)
+
+    for first, last in ((0, 57), (50, 53)):  # both end between two checkpoints
+        recorder, generator = begin(first)
+        train(recorder, generator, *range(first + 1, last + 1))
+        recorder.close("failed")
+    recorder, generator = begin(50)
+    train(recorder, generator, *range(51, 64))
+    progress.step, progress.images, progress.seconds = 55, 32 * 55, 55.0
+    recorder.rewind(55)
+    train(recorder, generator, *range(56, 60))
+    recorder.close("failed")
+    recorder, generator = begin(55)
+    train(recorder, generator, *range(56, 66))
+    recorder.close("finished")
+
+    written = [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()]
+    assert written == list(range(1, 66))
+    rows = [row for one in records(folder) for row in history(one)]
+    assert [row["step"] for row in rows if "critic/loss" in row] == list(range(1, 66))
+    assert [row["samples.path"].split("_")[1] for row in rows if "samples.path" in row] == [
+        str(step) for step in range(0, 65, 2)
+    ]
+
+
+def test_what_another_run_was_given_counts_for_nothing(folder):
+    folder.wandb_id.write_text("first\n")
+    folder.metrics.write_text('{"step": 57}\n')
+    (folder.samples / "00000040.png").touch()
+    assert remember_given(folder, "first") == (57, 40)
+    assert remember_given(folder, "other") == (0, -1)
+    folder.metrics.write_text('{"step": 50}\n')  # cut back to a checkpoint
+    (folder.samples / "00000040.png").unlink()
+    assert remember_given(folder, "first") == (57, 40)
+    folder.wandb_given.write_text("damaged")
+    assert remember_given(folder, "first") == (50, -1)
 
 
 def test_online_without_a_key_writes_offline_with_one_warning(folder, capfd):

@@ -1,0 +1,201 @@
+"""What a run leaves behind, on disks that are sound, full and gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from recorded import Pictures, recorder_of, tell
+
+from distgan.checkpoint import Progress
+from distgan.errors import UserError
+from distgan.run_folder import read_lines
+
+
+def steps(run: Path) -> list[int]:
+    return [line["step"] for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
+
+
+def grids(run: Path) -> list[int]:
+    return sorted(int(path.stem) for path in (run / "samples").glob("[0-9]*.png"))
+
+
+def test_a_disk_that_is_full_for_a_while_costs_pictures_and_no_line(disk, capsys):
+    run = disk.folder / "run"
+    recorder, generator = recorder_of(run)
+    recorder.start(generator, Pictures(), "a run")
+    tell(recorder, 1, 2)
+    disk.fill(run / "metrics.jsonl")
+    tell(recorder, *range(3, 100))
+    for step in (10, 20):
+        recorder.sample(step, generator)
+    assert not recorder.lines_written(99) and not recorder.sync_lines(99)
+    disk.make_room()
+    recorder.sample(30, generator)
+    tell(recorder, 100)
+    assert recorder.sync_lines(100)
+    recorder.close("finished")
+    assert steps(run) == list(range(1, 101)) and grids(run) == [0, 30]
+    assert not list(run.rglob("*.part"))
+    told = [line for line in capsys.readouterr().err.splitlines() if "written" in line]
+    for name, ending in ((run / "metrics.jsonl", "is written again, with the"), (run / "samples", "is written again")):
+        first, last = (line for line in told if str(name) in line)
+        assert f"{name}: cannot be written: {disk.reason}; the run goes on and tries again" in first
+        assert f"{name}: {ending}" in last
+    assert len(told) == 4
+    assert (run / "status").read_text() == "finished\n"
+
+
+def test_a_disk_that_stays_full_ends_the_run_as_failed_and_names_the_lines(disk):
+    run = disk.folder / "run"
+    recorder, generator = recorder_of(run)
+    recorder.start(generator, Pictures(), "a run")
+    disk.fill(run / "metrics.jsonl")
+    tell(recorder, *range(1, 100))
+    with pytest.raises(UserError, match=r"its last \d+ lines are lost \(steps \d+ to 99\)"):
+        recorder.close("finished")
+    disk.make_room()
+    assert not (run / "status").exists() or (run / "status").read_text() == "failed\n"  # where a word has room
+
+
+def test_after_a_failure_a_full_disk_is_told_and_takes_no_ones_place(disk, capsys):
+    run = disk.folder / "run"
+    recorder, generator = recorder_of(run)
+    recorder.start(generator, Pictures(), "a run")
+    disk.fill(run / "metrics.jsonl")
+    tell(recorder, *range(1, 100))
+    recorder.close("failed")
+    assert "lines are lost" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "environment.json", "status", "metrics.jsonl"])
+def test_a_start_that_cannot_write_is_an_error_and_nothing_is_lost(tmp_path, name):
+    recorder, generator = recorder_of(tmp_path / "run")
+    (tmp_path / "run" / name).mkdir()
+    with pytest.raises(UserError, match=f"{name}: cannot be written: Is a directory"):
+        recorder.start(generator, Pictures(), "a run")
+
+
+def test_a_run_folder_that_vanished_is_made_again(tmp_path):
+    run = tmp_path / "run"
+    recorder, generator = recorder_of(run)
+    recorder.start(generator, Pictures(), "a run")
+    tell(recorder, 1, 2)
+    shutil.rmtree(run)
+    recorder.sample(2, generator)
+    tell(recorder, 3)
+    recorder.close("finished")
+    assert steps(run) == [1, 2, 3] and grids(run) == [2] and (run / "status").read_text() == "finished\n"
+
+
+def test_a_standard_error_on_a_full_disk_ends_nothing(tmp_path, monkeypatch):
+    recorder, generator = recorder_of(tmp_path / "run")
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        recorder.start(generator, Pictures(), "a run")
+        tell(recorder, 1, 2)
+        recorder.close("finished")
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+    assert steps(tmp_path / "run") == [1, 2]
+
+
+def test_other_processes_write_nothing_and_never_wait_for_lines(tmp_path):
+    recorder, generator = recorder_of(tmp_path / "run", is_main=False)
+    before = sorted(tmp_path.rglob("*"))
+    recorder.start(generator, Pictures(), "a run")
+    tell(recorder, 1)
+    recorder.sample(1, generator)
+    recorder.rewind(0)
+    recorder.close("finished")
+    assert sorted(tmp_path.rglob("*")) == before and recorder.lines_written(1) and recorder.sync_lines(1)
+
+
+def test_going_back_drops_lines_and_pictures_and_counts_images_from_there(tmp_path):
+    progress = Progress()
+    recorder, generator = recorder_of(tmp_path / "run", progress)
+    recorder.start(generator, Pictures(), "a run")
+    tell(recorder, 1, 2, 3, 4)
+    for step in (2, 4):
+        recorder.sample(step, generator)
+    progress.step, progress.images, progress.seconds = 2, 64, 2.0
+    recorder.rewind(2)
+    assert steps(tmp_path / "run") == [1, 2] and grids(tmp_path / "run") == [0, 2]
+    tell(recorder, 3, 4)
+    recorder.close("finished")
+    found = list(read_lines(tmp_path / "run" / "metrics.jsonl"))
+    assert [line["step"] for line in found] == [1, 2, 3, 4]
+    assert {line["throughput/images_per_second"] for line in found} == {32.0}
+
+
+class TestDiversity:
+    def test_it_is_a_function_of_weights_seed_and_pictures(self, tmp_path):
+        found = []
+        for name in ("one", "other"):
+            recorder, generator = recorder_of(tmp_path / name)
+            recorder.start(generator, Pictures(), "a run")
+            torch.manual_seed(len(found))  # nothing may draw from a generator with a state
+            tell(recorder, 1, 2)
+            recorder.close("finished")
+            found += [line["generator/diversity"] for line in read_lines(tmp_path / name / "metrics.jsonl")]
+        assert len(found) == 4 and len(set(found)) == 1 and 0 < found[0] < 1
+
+    def test_the_real_pictures_are_measured_once_in_a_run(self, tmp_path):
+        progress = Progress()
+        recorder, generator = recorder_of(tmp_path / "run", progress)
+        recorder.start(generator, Pictures(), "a run")
+        tell(recorder, 1)
+        recorder.close("preempted")
+        again, _ = recorder_of(tmp_path / "run", Progress(step=1, images=32, real_diversity=progress.real_diversity))
+        again.start(generator, None, "a run")  # no data set is asked
+        tell(again, 2)
+        again.close("finished")
+        first, second = read_lines(tmp_path / "run" / "metrics.jsonl")
+        assert first["generator/diversity"] == second["generator/diversity"]
+
+    def test_it_is_not_measured_when_nobody_watches(self, tmp_path):
+        recorder, generator = recorder_of(tmp_path / "run", overrides=["tracking.watch=false"])
+        recorder.start(generator, Pictures(), "a run")
+        tell(recorder, 1)
+        recorder.close("finished")
+        (line,) = read_lines(tmp_path / "run" / "metrics.jsonl")
+        assert "generator/diversity" not in line
+
+    def test_labels_take_turns(self, tmp_path):
+        recorder, generator = recorder_of(tmp_path / "run", overrides=["data.classes=4"])
+        seen = []
+        generator.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[1]))
+        recorder.start(generator, Pictures(), "a run")
+        seen.clear()
+        tell(recorder, 1)
+        recorder.close("finished")
+        assert [labels.tolist() for labels in seen] == [[0, 1, 2, 3] * 4]
+
+    def test_pictures_that_are_all_the_same_have_none(self, tmp_path):
+        recorder, generator = recorder_of(tmp_path / "run")
+        recorder.start(generator, Pictures(torch.zeros(64, 3, 32, 32, dtype=torch.uint8)), "a run")
+        tell(recorder, 1)
+        recorder.close("finished")
+        (line,) = read_lines(tmp_path / "run" / "metrics.jsonl")
+        assert "generator/diversity" not in line
+
+
+def test_a_symptom_is_told_on_one_line_and_after_a_restart_not_again(tmp_path, capsys):
+    progress = Progress()
+    recorder, generator = recorder_of(tmp_path / "run", progress)
+    recorder.start(generator, Pictures(), "a run")
+    tell(recorder, *range(1, 31), **{"critic/grad_norm_mean": 50.0})
+    recorder.close("preempted")
+    told = [line for line in capsys.readouterr().err.splitlines() if "gradient explodes" in line]
+    assert len(told) == 1 and told[0].startswith("distgan: warning: step 9: the critic's gradient explodes")
+    assert "(critic/grad_norm_mean 50, where 1 is sound); what usually helps: a higher objective.weight" in told[0]
+    again, _ = recorder_of(tmp_path / "run", Progress(step=30, images=30 * 32, real_diversity=progress.real_diversity))
+    again.start(generator, Pictures(), "a run")
+    tell(again, *range(31, 61), **{"critic/grad_norm_mean": 50.0})
+    again.close("finished")
+    assert "gradient explodes" not in capsys.readouterr().err
