@@ -109,17 +109,24 @@ def compare(report: Report, calm: Path, run: Path) -> None:
     if report.problems and steps != list(range(1, report.steps + 1)):
         return
     report.bits = len(set(report.processes)) == 1
-    report.equal = _same_bits(calm, run, report.steps) if report.bits else _same_but_for_rounding(report, calm, run)
+    report.equal = _same_bits(report, calm, run) if report.bits else _same_but_for_rounding(report, calm, run)
 
 
-def _same_bits(calm: Path, run: Path, step: int) -> bool:
-    without = [[{k: v for k, v in line.items() if k not in CLOCK} for line in lines(path)] for path in (calm, run)]
-    samples = [{path.name: path.read_bytes() for path in (root / "samples").glob("[0-9]*.png")} for root in (calm, run)]
+def _same_bits(report: Report, calm: Path, run: Path) -> bool:
+    """Of the weights and moments, of all lines but for the clock, and of the sampled pictures."""
+    found = []
+    for one, other in zip(lines(calm), lines(run), strict=True):
+        keys = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)} - set(CLOCK)
+        found += [f"line {one['step']}: {key}" for key in sorted(keys)]
+    pictures = [{path.name: path.read_bytes() for path in (root / "samples").glob("[0-9]*.png")} for root in (calm, run)]
+    names = sorted(pictures[0].keys() | pictures[1].keys())
+    found += [f"samples/{name}" for name in names if pictures[0].get(name) != pictures[1].get(name)]
     try:
-        assert_same_weights(calm, run, step)
-    except AssertionError:
-        return False
-    return without[0] == without[1] and samples[0] == samples[1]
+        assert_same_weights(calm, run, report.steps)
+    except AssertionError as error:
+        found.append(f"checkpoint: {str(error).splitlines()[0]}")
+    report.problems += [f"differs: {', '.join(found)}"] if found else []
+    return not found
 
 
 def _same_but_for_rounding(report: Report, calm: Path, run: Path) -> bool:

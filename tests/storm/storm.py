@@ -93,7 +93,8 @@ class Storm:
         outcome = fault_outcome(fault, scene)
         self.start = scene.start
         seconds = self._watch(fault, outcome, reached, began)
-        reached = max(reached, last_step(self.run))
+        if not outcome.goes_on:
+            reached = max(reached, last_step(self.run))
         event = Event(
             fault.kind, fault.moment, scene.start.processes, scene.rank, reached, seconds, scene.start.log.name
         )
@@ -212,6 +213,8 @@ def ride(folder: Path, report: Report, faults: list[Fault]) -> None:
     finally:
         if storm.start is not None:
             storm.start.kill()
+        if not report.passed:
+            shutil.copytree(storm.run, folder / "run", dirs_exist_ok=True)  # the tmpfs goes with this process
 
 
 def main() -> int:
