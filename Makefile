@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROCESSES ?= 2
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test parity lint clean
+.PHONY: demo test parity storm lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/distgan prepare shapes --out data/shapes
@@ -23,6 +23,9 @@ test: $(INSTALLED)
 
 parity: $(INSTALLED)
 	$(BIN)/python tests/parity/matrix.py
+
+storm: $(INSTALLED)
+	$(BIN)/python tests/storm/storm.py --seed 1 --faults 50
 
 lint: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet ruff

@@ -30,6 +30,7 @@ def conflicts(config: Config) -> list[Mistake]:
         *_groups(config),
         *_partitions(config),
         *_resampled(config),
+        *_best(config),
     ]
 
 
@@ -103,6 +104,14 @@ def _resampled(config: Config) -> Iterator[Mistake]:
             yield Mistake(
                 f"data.{key}", f"{value} is not possible with data.order resampled; leave it out, or use another order"
             )
+
+
+def _best(config: Config) -> Iterator[Mistake]:
+    if config.checkpoint.best == "generator/diversity" and not config.tracking.watch:
+        yield Mistake(
+            "checkpoint.best",
+            "generator/diversity is not measured with tracking.watch false; use true, or another metric",
+        )
 
 
 def _group(config: Config) -> int:

@@ -228,6 +228,10 @@ class TestMistakes:
                 {"critic": {"name": "dcgan", "minibatch_std": -4}},
                 "critic.minibatch_std: -4 is not allowed; must be 0 (none), or a group of 2",
             ),
+            (
+                {"checkpoint": {"best": "generator/diversity"}, "tracking": {"watch": False}},
+                "checkpoint.best: generator/diversity is not measured with tracking.watch false; use true, or another",
+            ),
             ({"seed": "x" * 99}, f"seed: {'x' * 56!r}"[:-1] + "... is not allowed"),
         ],
     )
