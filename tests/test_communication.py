@@ -61,18 +61,18 @@ def train(rank: int, shards: Path, folder: Path, settings: list[str]) -> tuple[l
     called = _count_collectives()
     steps, step = [], trainer._step
 
-    def marked(stream) -> None:
+    def marked(*args) -> None:
         """A step's record goes on to the next step's beginning: votes, lines and samples are its own."""
         steps.append(([], [], []))
         for seen in (*sizes.values(), called):
             seen.clear()
-        step(stream)
+        step(*args)
         steps[-1] = (list(sizes["critic"]), list(sizes["generator"]), called)
 
-    def closed(stream) -> None:
+    def closed(*args) -> None:
         if steps:
             steps[-1] = (*steps[-1][:2], list(called))
-        marked(stream)
+        marked(*args)
 
     trainer._step = closed
     trainer.fit(StopSignals())
@@ -131,7 +131,7 @@ def test_batch_norm_over_the_global_batch_costs_its_moments_and_nothing_else(sha
         assert sum(step.critic) == CRITIC_STEPS * size["critic"] and sum(step.generator) == size["generator"]
         moments = [2 * 4 * maps for maps in (32, 16, 8)]  # mean and mean square in float32 of each norm's maps
         forward = [("all_reduce", size) for size in moments]
-        assert step.others == [*forward * (CRITIC_STEPS + 1), *forward[::-1], VOTE]
+        assert step.others == [*forward * CRITIC_STEPS, VOTE, *forward, *forward[::-1]]
 
 
 def test_one_process_calls_no_collective(shapes_shards, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 
@@ -166,19 +165,6 @@ def test_skipped_updates_are_counted_right_after_the_critic_steps_have_changed(t
         for phase in ("critic", "generator"):
             assert line[f"{phase}/skipped_updates"] == expected_skips(line, phase)
     assert line["step"] == 14 and line["critic/skipped_updates"] > 0
-
-
-def test_a_checkpoint_that_does_not_know_how_many_updates_were_tried_is_gone_on_with(tiny, tmp_path):
-    train(*tiny("run", *HALF, "train.length=10 steps"))
-    state = tmp_path / "run" / "checkpoints" / "00000010" / "state.json"
-    record = json.loads(state.read_text())
-    assert record["progress"].pop("tried") == {"critic": 20, "generator": 10}
-    state.write_text(json.dumps(record))
-    train(*tiny("run", *HALF, "train.length=12 steps"))
-    line = lines(tmp_path / "run")[-1]
-    assert [line[f"{phase}/skipped_updates"] for phase in ("critic", "generator")] == [
-        expected_skips(line, phase) for phase in ("critic", "generator")
-    ]
 
 
 def updates(rank: int, broken: int | None) -> list[tuple[float, int, dict]]:

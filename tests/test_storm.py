@@ -34,7 +34,15 @@ SHORT = {
 @pytest.mark.parametrize("equal", SHORT)
 def test_a_run_through_a_storm_ends_like_a_calm_one(tmp_path, equal):
     flags, kinds = SHORT[equal]
-    words = [sys.executable, ROOT / "tests" / "storm" / "storm.py", *flags.split(), "--faults", len(kinds), "--steps", 36]
+    words = [
+        sys.executable,
+        ROOT / "tests" / "storm" / "storm.py",
+        *flags.split(),
+        "--faults",
+        len(kinds),
+        "--steps",
+        36,
+    ]
     words += ["--json", tmp_path / "report.json", "--folder", tmp_path / "storm", "--kinds", *kinds]
     storm = subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:

@@ -118,7 +118,9 @@ def _same_bits(report: Report, calm: Path, run: Path) -> bool:
     for one, other in zip(lines(calm), lines(run), strict=True):
         keys = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)} - set(CLOCK)
         found += [f"line {one['step']}: {key}" for key in sorted(keys)]
-    pictures = [{path.name: path.read_bytes() for path in (root / "samples").glob("[0-9]*.png")} for root in (calm, run)]
+    pictures = [
+        {path.name: path.read_bytes() for path in (root / "samples").glob("[0-9]*.png")} for root in (calm, run)
+    ]
     names = sorted(pictures[0].keys() | pictures[1].keys())
     found += [f"samples/{name}" for name in names if pictures[0].get(name) != pictures[1].get(name)]
     try:
