@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from launching import assert_same_weights, lines, worst_difference, worst_weight_difference
-
 from storm.run_files import left_behind
 
 CLOCK = ("seconds", "throughput/images_per_second", "throughput/data_wait_fraction")

@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from storm.disk import enter_namespace, make_disk  # noqa: E402
-from storm.faults import KINDS, QUICK, Fault, Outcome, Scene, plan  # noqa: E402
+from storm.faults import KINDS, Fault, Outcome, Scene, plan  # noqa: E402
 from storm.report import Event, Report, compare  # noqa: E402
 from storm.run_files import is_saving, last_step, starts, state_of  # noqa: E402
 from storm.spoiling import Shards  # noqa: E402
