@@ -7,7 +7,7 @@ from torch import nn
 
 from distgan import randomness
 from distgan.config import Config
-from distgan.config.schema import Adam, Network, RmsProp
+from distgan.config.families import Adam, Network, RmsProp
 from distgan.networks import build_critic, build_generator
 from distgan.objectives.critic import CriticObjective
 from distgan.objectives.generator import GeneratorObjective

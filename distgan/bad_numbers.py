@@ -32,8 +32,13 @@ class Update(NamedTuple):
     learning_rate: float
     labels: Tensor | None
     """int64 [n] of this process's images, or None without classes."""
-    loss: Tensor
-    """Mean over this process's own images, a scalar."""
+    losses: list[tuple[Tensor, float]]
+    """Of each micro-batch its loss, a scalar, and its share of this process's images."""
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean over this process's own images, a scalar; worked out where it is asked for."""
+        return sum(loss.detach() * share for loss, share in self.losses)
 
     def __str__(self) -> str:
         return f"after step {self.step}, in update {self.number} of the {self.phase}"

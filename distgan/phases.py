@@ -14,7 +14,7 @@ from distgan import randomness
 from distgan.assembly import make_critic_objective, make_generator_objective, make_optimizer
 from distgan.bad_numbers import Guard, Update
 from distgan.config import Config
-from distgan.config.schema import Schedule
+from distgan.config.families import Schedule
 from distgan.runtime import Runtime
 from distgan.schedules import learning_rate
 from distgan.weights import clamp

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from distgan.config import Config, read_config
 from distgan.errors import ConfigError, UserError
 from distgan.run_folder import RunFolder
 from distgan.tracking import pictures
+from distgan.trouble import tell
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def sample_run(
     if not folder.config.exists():
         raise ConfigError(f"{run}: no run folder (it has no config.yaml); give one that training wrote")
     config = read_config(folder.config)
-    newest = checkpoint.newest_complete(folder.checkpoints, lambda line: print(f"distgan: {line}", file=sys.stderr))
+    newest = checkpoint.newest_complete(folder.checkpoints, tell)
     if newest is None:
         raise UserError(f"{run}: no checkpoint yet; train on")
     if count < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,23 +18,21 @@ from distgan.config import Config
 from distgan.data.dataset import Dataset
 from distgan.data.place import Place
 from distgan.data.stream import BatchStream
-from distgan.errors import ConfigError, DataError, Diverged, RunFolderError, UserError
+from distgan.errors import DataError, Diverged, UserError
 from distgan.evidence import Evidence, way_out
 from distgan.periodic import Clock, Periodic, TimeLimit
 from distgan.phases import Inputs, Phase, Phases
 from distgan.recorder import Recorder
+from distgan.restoring import Restorer
 from distgan.run_folder import RunFolder
 from distgan.runtime import Runtime, Vote, parameters
 from distgan.schedules import ema_decay
 from distgan.stopping import StopSignals
 from distgan.tracking.meter import REPLACED, Meter
-from distgan.weights import checksum, is_finite
+from distgan.trouble import tell
+from distgan.weights import is_finite
 
 _ADVICE = "the run has diverged. Try a lower learning rate; the newest checkpoint is from before"
-
-
-_NONE, _NONE_WHOLE = -1, -2
-"""Instead of the step of a checkpoint: there is none, or all are damaged."""
 
 
 class Trainer:
@@ -59,6 +57,7 @@ class Trainer:
         )
         self._inputs: Inputs | None = None
         self._first_step = self._saved_step = 0
+        self._save_is_late: Callable[[], bool] = lambda: False
         every = config.checkpoint.keep_every
         self.writer = checkpoint.Writer(
             folder.checkpoints,
@@ -66,6 +65,7 @@ class Trainer:
             every=None if every is None else every.steps(config.images_per_step),
             before=self._require_lines,
         )
+        self.restorer = Restorer(config, runtime, folder, self.state, self.meter, self.writer)
         self.recorder = Recorder(config, folder, self.progress, runtime.world_size, runtime.is_main)
 
     @property
@@ -79,7 +79,8 @@ class Trainer:
         Raises UserError for what the user can mend. Once training has begun the run folder's status is then `failed`.
         """
         self._mark("resuming")
-        self._resume(allow_other_data, init_from)
+        self.restorer.resume(self.dataset.fingerprint, allow_other_data=allow_other_data, init_from=init_from)
+        self._first_step = self._saved_step = self.progress.step
         status = "failed"
         self._mark("starting")
         try:
@@ -115,9 +116,10 @@ class Trainer:
     def _train_on(self, vote: Vote, limit: TimeLimit) -> str:
         """From where the progress stands. Raises BadUpdate, on all processes alike."""
         total, stop = self.config.total_steps, False
-        clock = self._clock = Clock(self.progress.seconds)
+        clock = Clock(self.progress.seconds)
         with contextlib.closing(self._stream()) as stream:
             line, sample, save = self._jobs(stream, clock)
+            self._save_is_late = lambda: save.is_late(clock.since_save())
             while self.progress.step < total and not stop:
                 self._step(stream, vote)
                 limit.stepped()
@@ -129,11 +131,6 @@ class Trainer:
             if self.progress.step == total:
                 self._complete(line, sample, save)
         return "finished" if self.progress.step == total else "preempted"
-
-    def _save_is_late(self) -> bool:
-        """Whether the clock asks for a checkpoint."""
-        seconds = self.config.checkpoint.every.seconds
-        return seconds is not None and self._clock.since_save() >= seconds
 
     def _complete(self, line: Periodic, sample: Periodic, save: Periodic) -> None:
         """What the last step has although it was not due, or an earlier start was killed before it.
@@ -246,7 +243,7 @@ class Trainer:
             position=self.progress.images + batch * self.config.train.batch_size,
             learning_rate=phase.optimizer.param_groups[0]["lr"],
             labels=inputs.labels,
-            loss=sum(metrics[f"{phase.name}/loss"] * share for metrics, share in found),
+            losses=[(metrics[f"{phase.name}/loss"], share) for metrics, share in found],
         )
 
     def _read(self, phase: Phase, repeat: int, stream: BatchStream) -> Inputs:
@@ -276,92 +273,23 @@ class Trainer:
         )
         return self.dataset.stream(self.config.train.batch_size, self.config.seed, self.progress.images, place)
 
-    def _resume(self, allow_other_data: bool, init_from: Path | None) -> None:
-        """Goes on from the newest whole checkpoint, if there is one. Raises UserError when the processes found
-        different ones, ConfigError when it was trained on other pictures."""
-        newest, data = self._newest(), self.dataset.fingerprint
-        if newest is not None:
-            self.meter.load(checkpoint.load(newest, self.state).get("meter"))
-            if init_from is not None and self.runtime.is_main:
-                _tell(f"{self.folder.path} goes on from its own checkpoint; --init-from was for its first start")
-            if self.progress.data not in (None, data) and not allow_other_data:
-                raise ConfigError(
-                    f"{self.folder.path} was trained on other pictures than data.shards names now; use another run_dir"
-                    ", or --allow-config-change"
-                )
-        elif init_from is not None:
-            self.progress.init = checkpoint.load_weights(init_from, self.state)
-        if self.progress.step > self.config.total_steps:
-            raise ConfigError(
-                f"train.length: {self.config.train.length} is {self.config.total_steps} steps, and "
-                f"{self.folder.path} has {self.progress.step} already; give a longer one, or another run_dir"
-            )
-        if self.progress.data != data:
-            self.progress.real_diversity = None  # of other pictures
-        self.progress.data = data
-        self.progress.judge_by(self.config.checkpoint.best, self.config.checkpoint.best_is)
-        if not self.runtime.agree([int(data[:12], 16)]):
-            raise DataError(
-                "the processes found different pictures in data.shards; they must be the same on all machines"
-            )
-        self._start_from_progress()
-
-    def _newest(self) -> Path | None:
-        """The newest whole checkpoint as the main process finds it; one reads all of it, and the others take it."""
-        refused: list[UserError] = []
-
-        def find() -> int:
-            with contextlib.suppress(UserError):  # what the disk does not take is none to go on from
-                self.writer.finish()
-            try:
-                newest = checkpoint.newest_complete(self.folder.checkpoints, _tell)
-            except UserError as error:
-                refused.append(error)
-                return _NONE_WHOLE
-            return _NONE if newest is None else int(newest.name)
-
-        step = self.runtime.from_main(find)
-        if step == _NONE_WHOLE:
-            raise refused[0] if refused else RunFolderError(f"no checkpoint in {self.folder.checkpoints} is whole")
-        return None if step == _NONE else self.folder.checkpoint(step)
-
-    def _start_from_progress(self) -> None:
-        """What follows from where the progress stands. Raises UserError when the processes' differ."""
-        self._first_step = self._saved_step = self.progress.step
-        self.progress.tried = {phase.name: self.progress.tried.get(phase.name, 0) for phase in self.phases}
-        weights = [checksum(network) for network in self.state.networks.values()]
-        if not self.runtime.agree([self.progress.step, self.progress.images, *weights]):
-            raise UserError(
-                f"the processes found different states in run_dir {self.folder.path}, this one step "
-                f"{self.progress.step}; it must be one folder on a file system that all machines share"
-            )
-
     def _answer(self, bad: BadUpdate) -> None:
         """Goes back to the newest checkpoint where the config says so. Else keeps what is needed to study the update,
         and raises Diverged. The same on all processes."""
         self._mark("answering bad numbers")
         evidence, train = Evidence(bad, self.runtime), self.config.train
-        newest = self._newest()
+        newest = self.restorer.newest()
         if train.bad_numbers == "rollback" and newest is not None and self.progress.rollbacks < train.rollbacks:
-            self._roll_back(newest)
+            self.restorer.go_back(newest)
+            self.phases.reset()
+            self._inputs, self._first_step, self._saved_step = None, self.progress.step, self.progress.step
+            self.recorder.rewind(self.progress.step)
             if self.runtime.is_main:
                 count = f"rollback {self.progress.rollbacks} of {train.rollbacks}"
-                _tell(f"{evidence}; {count}, to step {self.progress.step}")
+                tell(f"{evidence}; {count}, to step {self.progress.step}")
             return
         kept = evidence.keep(self.folder, self.phases, self.dataset, self.progress)
         raise Diverged(f"{evidence}; {kept}. {way_out(train, -1 if newest is None else int(newest.name))}")
-
-    def _roll_back(self, newest: Path) -> None:
-        """As a start from this checkpoint would, after one rollback more."""
-        progress, rollbacks = self.progress, self.progress.rollbacks + 1
-        same = {name: getattr(progress, name) for name in ("wandb_id", "data", "init", "real_diversity")}
-        self.meter.load(checkpoint.load(newest, self.state).get("meter"))
-        progress.__dict__.update(same, rollbacks=rollbacks)
-        progress.judge_by(self.config.checkpoint.best, self.config.checkpoint.best_is)
-        self.phases.reset()
-        self._inputs = None
-        self._start_from_progress()
-        self.recorder.rewind(self.progress.step)
 
     def _save(self) -> None:
         self.progress.note_checkpoint()
@@ -388,7 +316,3 @@ class Trainer:
                 f"run        {self.folder.path}, step {self.progress.step} to {config.total_steps}",
             ]
         )
-
-
-def _tell(line: str) -> None:
-    print(f"distgan: {line}", file=sys.stderr, flush=True)

@@ -26,7 +26,7 @@ STOREYS = [
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
     ["sampling", "phases"],
     ["collapse", "evidence", "parity"],
-    ["recorder"],
+    ["recorder", "restoring"],
     ["trainer", "doctor"],
     ["train", "cli"],
 ]

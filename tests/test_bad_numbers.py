@@ -273,7 +273,7 @@ def test_fp16_skips_by_itself(shapes_shards, tmp_path):
 
 
 class TestGuard:
-    UPDATE = Update("critic", 3, 1, 0, 1e-4, None, torch.tensor(0.0))
+    UPDATE = Update("critic", 3, 1, 0, 1e-4, None, [(torch.tensor(0.0), 1.0)])
 
     @staticmethod
     def optimizer(entries: list[float]) -> torch.optim.Optimizer:

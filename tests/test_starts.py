@@ -45,6 +45,18 @@ def test_what_is_no_checkpoint_is_refused_before_anything_is_made(tiny, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_without_a_checkpoint_or_a_damaged_one_is_nothing_to_begin_with(tiny, tmp_path):
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    done = train(*tiny("run"), "--init-from", tmp_path / "empty", check=False, processes=2)
+    assert done.returncode == 1 and done.stderr.count("has no checkpoint yet") == 1
+    train(*tiny("first", "train.length=1 steps"))
+    only = tmp_path / "first" / "checkpoints" / "00000001"
+    (only / "critic.safetensors").write_bytes(b"")
+    for source in (only, tmp_path / "first"):
+        done = train(*tiny("run"), "--init-from", source, check=False)
+        assert done.returncode == 1 and "critic.safetensors: damaged: 0 bytes" in done.stderr
+
+
 def test_weights_of_another_network_are_refused(tiny, tmp_path):
     train(*tiny("first", "train.length=1 steps"))
     done = train(*tiny("run", "critic.width=16"), "--init-from", tmp_path / "first", check=False)

@@ -160,16 +160,9 @@ def load(folder: Path, state: TrainState) -> dict[str, Tensor]:
 
 
 def load_weights(folder: Path, state: TrainState) -> str:
-    """Fills the networks of `state`, and nothing else, from a checkpoint, or the newest of a run folder; returns its
-    name and checksum.
+    """Fills the networks of `state`, and nothing else, from a checkpoint; returns its name and checksum.
 
     Raises UserError naming the file."""
-    if (folder / "checkpoints").is_dir():
-        newest = newest_complete(folder / "checkpoints")
-        if newest is None:
-            raise UserError(f"{folder}: has no checkpoint yet")
-        folder = newest
-    verify(folder)
     for name in (GENERATOR, GENERATOR_EMA, CRITIC):
         load_network(folder / name, state.networks[name])
     return f"{folder.resolve()} {sha256_of(folder / MANIFEST)[:16]}"

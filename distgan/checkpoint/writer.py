@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from distgan.checkpoint.retention import prune
 from distgan.checkpoint.snapshot import Snapshot, Snapshots
 from distgan.checkpoint.state import TrainState
 from distgan.errors import UserError
+from distgan.trouble import tell
 
 RETRY_SECONDS = 15.0
 """Between two attempts to write what a disk did not take."""
@@ -123,7 +123,7 @@ class Writer:
         self.written = snapshot.step
         if self._refused is not None:
             self._refused = None
-            _tell(f"checkpoint {self._checkpoints / f'{snapshot.step:08d}'}: written after all")
+            tell(f"checkpoint {self._checkpoints / f'{snapshot.step:08d}'}: written after all")
         with contextlib.suppress(OSError):  # what cannot be removed now goes with the next one
             prune(self._checkpoints, snapshot.step, self._keep, self._every, progress["best_step"])
         self._done()
@@ -131,7 +131,7 @@ class Writer:
     def _refuse(self, error: Exception) -> None:
         with self._changed:
             if self._refused is None:
-                _tell(f"{error}; the run goes on, and tries again every {RETRY_SECONDS:.0f} s")
+                tell(f"{error}; the run goes on, and tries again every {RETRY_SECONDS:.0f} s")
             self._refused, self._writing = str(error), False
             self._changed.notify_all()
 
@@ -139,7 +139,3 @@ class Writer:
         with self._changed:
             self._wanted, self._writing, self._defect = None, False, defect
             self._changed.notify_all()
-
-
-def _tell(line: str) -> None:
-    print(f"distgan: {line}", file=sys.stderr, flush=True)

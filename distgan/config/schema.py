@@ -4,43 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from distgan.config.duration import AnyDuration, Duration, Progress, Time
+from distgan.config.families import Critic, Generator
 from distgan.config.size import AnySize, Size
-
-
-class Section(BaseModel):
-    """A part of a config: unknown keys are refused, values are never converted, nothing changes afterwards."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-def _two(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _group(value: int) -> int:
-    if value < 0 or value == 1:
-        raise ValueError("0 (none), or a group of 2 images or more: one alone does not vary")
-    return value
+from distgan.config.values import Count, NotNegative, Positive, Section
 
 
 def _held_out(value: object) -> object:
     if value is None or isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
         return value
     raise ValueError('an amount with a unit, such as "1000 images" or "2 shards", or names of shards')
-
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Group = Annotated[int, AfterValidator(_group)]
-Betas = Annotated[tuple[Fraction, Fraction], BeforeValidator(_two)]
-Norm = Literal["none", "batch", "layer", "instance", "group"]
 
 
 class Data(Section):
@@ -136,151 +111,6 @@ class Objective(Section):
     """Weight of E[D(real)^2], which holds the scores near zero (Progressive GAN uses 0.001)."""
     clip: Positive = 0.01
     """With penalty clip: critic weights are clamped to [-clip, clip] after each update (c of WGAN)."""
-
-
-class Schedule(Section):
-    lr: Positive = 1e-4
-    """Learning rate (alpha) at the start."""
-    decay: Literal["none", "linear", "cosine"] = "none"
-    """How the learning rate falls to zero at train.length."""
-    decay_start: Fraction = 0.0
-    """Share of train.length after which it begins to fall."""
-
-
-class Adam(Schedule):
-    """Kingma and Ba 2015."""
-
-    name: Literal["adam"] = "adam"
-    """The optimiser."""
-    betas: Betas = (0.0, 0.9)
-    """Decay rates of the two moments (WGAN-GP: 0, 0.9; DCGAN: 0.5, 0.999)."""
-    eps: Positive = 1e-8
-    """Added to the denominator."""
-
-
-class RmsProp(Schedule):
-    """Hinton's RMSprop, the optimiser of the WGAN paper (there with lr 5e-5)."""
-
-    name: Literal["rmsprop"]
-    """The optimiser."""
-    alpha: Fraction = 0.99
-    """Decay rate of the second moment."""
-    eps: Positive = 1e-8
-    """Added to the denominator."""
-
-
-def _adam_unless_named(value: object) -> object:
-    return {"name": "adam", **value} if isinstance(value, dict) else value
-
-
-Optimizer = Annotated[Adam | RmsProp, Field(discriminator="name"), BeforeValidator(_adam_unless_named)]
-
-
-class Network(Section):
-    optimizer: Optimizer = Adam()
-    """The optimiser of this network."""
-
-    def resolutions(self) -> list[int] | None:
-        """The resolutions that the family is defined for, or None for any."""
-        return None
-
-
-class _Dcgan(Network):
-    def resolutions(self) -> list[int] | None:
-        return sorted(base * 2**k for base in (4, 7) for k in range(1, 7) if 16 <= base * 2**k <= 256)
-
-
-class _Resnet(Network):
-    def resolutions(self) -> list[int] | None:
-        return [32, 64, 128]
-
-
-class MlpGenerator(Network):
-    """Fully connected generator (WGAN's and WGAN-GP's)."""
-
-    name: Literal["mlp"]
-    """The network family."""
-    latent: Count = 128
-    """Dimension of the standard normal latent z."""
-    width: Count = 512
-    """Units of a hidden layer."""
-    depth: Count = 3
-    """Hidden layers."""
-    norm: Literal["none", "batch", "layer"] = "none"
-    """Normalisation after each hidden layer."""
-
-
-class MlpCritic(Network):
-    """Fully connected critic."""
-
-    name: Literal["mlp"]
-    """The network family."""
-    width: Count = 512
-    """Units of a hidden layer."""
-    depth: Count = 3
-    """Hidden layers."""
-    norm: Literal["none", "batch", "layer"] = "none"
-    """Normalisation of hidden layers; batch only without a gradient penalty."""
-    dropout: Fraction = 0.0
-    """Share of the hidden units set to zero."""
-
-
-class DcganGenerator(_Dcgan):
-    """Convolutional generator (Radford et al. 2016)."""
-
-    name: Literal["dcgan"]
-    """The network family."""
-    latent: Count = 128
-    """Dimension of the standard normal latent z."""
-    width: Count = 64
-    """Channels before the last layer; they double with each halving of the resolution, to 8 times at most."""
-    norm: Norm = "batch"
-    """Normalisation; batch uses the statistics of the global batch."""
-    upsample: Literal["transposed", "nearest"] = "transposed"
-    """Transposed convolutions, or nearest-neighbour upsampling followed by a convolution."""
-
-
-class DcganCritic(_Dcgan):
-    """Convolutional critic (Radford et al. 2016)."""
-
-    name: Literal["dcgan"]
-    """The network family."""
-    width: Count = 64
-    """Channels after the first layer; they double with each halving of the resolution, to 8 times at most."""
-    norm: Norm = "none"
-    """Normalisation; batch only without a gradient penalty."""
-    dropout: Fraction = 0.0
-    """Share of the activations set to zero."""
-    minibatch_std: Group = 0
-    """Images of a group whose standard deviation is a last map (Progressive GAN sec. 3, code: 4); 0: none."""
-
-
-class ResnetGenerator(_Resnet):
-    """Residual generator of WGAN-GP's appendix."""
-
-    name: Literal["resnet"]
-    """The network family."""
-    latent: Count = 128
-    """Dimension of the standard normal latent z."""
-    width: Count = 128
-    """Channels: of all blocks at 32 px; the base width that larger resolutions multiply."""
-    norm: Norm = "batch"
-    """Normalisation; batch uses the statistics of the global batch."""
-
-
-class ResnetCritic(_Resnet):
-    """Residual critic of WGAN-GP's appendix, its mean pools folded into the convolutions."""
-
-    name: Literal["resnet"]
-    """The network family."""
-    width: Count = 128
-    """Channels: of all blocks at 32 px; the base width that larger resolutions multiply."""
-    norm: Norm = "none"
-    """Normalisation; batch only without a gradient penalty."""
-
-
-Generator = Annotated[MlpGenerator | DcganGenerator | ResnetGenerator, Field(discriminator="name")]
-Critic = Annotated[MlpCritic | DcganCritic | ResnetCritic, Field(discriminator="name")]
 
 
 Metric = Literal[

@@ -125,7 +125,7 @@ class _Steps:
             for repeat in range(phase.repeats):
                 inputs = self._inputs._replace(keys=self.phases.keys(phase, number, repeat))
                 self.phases.gradients(phase, inputs, number * phase.repeats + repeat)
-                update = Update(phase.name, number, repeat + 1, 0, 0.0, None, torch.zeros(()))
+                update = Update(phase.name, number, repeat + 1, 0, 0.0, None, [])
                 if (left_out := self.phases.apply(phase, update)) is not None:
                     self._left_out.append((f"an update of the {phase.name}", left_out))
         train, images = self.config.train, self.config.images_per_step

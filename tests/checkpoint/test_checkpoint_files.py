@@ -288,21 +288,12 @@ class TestNewest:
         with pytest.raises(UserError, match="newer version"):
             checkpoint.newest_complete(folder)
 
-    def test_weights_alone_are_taken_from_a_checkpoint_or_a_run(self, folder, tmp_path, trained):
+    def test_weights_alone_are_taken(self, folder, trained):
         state = fresh("adam", 1)
         assert checkpoint.load_weights(folder / "00000010", state).startswith(f"{folder / '00000010'} ")
         assert state.progress == checkpoint.Progress() and not state.optimizers["critic"].state
         wanted = trained.networks[checkpoint.CRITIC].state_dict()
         assert all(torch.equal(t, wanted[k]) for k, t in state.networks[checkpoint.CRITIC].state_dict().items())
-        run = tmp_path / "run"
-        run.mkdir()
-        with pytest.raises(UserError, match="incomplete"):
-            checkpoint.load_weights(run, state)
-        (run / "checkpoints").mkdir()
-        with pytest.raises(UserError, match="no checkpoint yet"):
-            checkpoint.load_weights(run, state)
-        (folder / "00000010").rename(run / "checkpoints" / "00000010")
-        assert "00000010 " in checkpoint.load_weights(run, state)
 
 
 def test_networks_that_share_weights_are_written_apart(tmp_path):

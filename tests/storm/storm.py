@@ -135,8 +135,7 @@ class Storm:
         if fault.moment == "starting":
             time.sleep(max(0.0, self.start.began + fault.delay * self._startup - time.monotonic()))
             return
-        before = self._seen
-        self.start.await_(lambda: len(starts(self.run)) > before or self._has_begun(), "the start of the training")
+        self.start.await_(self._has_begun, "the start of the training")  # the lines of the one before are cut by then
         self.start.await_(lambda: last_step(self.run) >= fault.step, f"step {fault.step}")
         if fault.moment == "saving":
             self.start.await_(lambda: is_saving(self.run), "a checkpoint being written")
@@ -162,14 +161,14 @@ class Storm:
         return seconds
 
     def _settle(self) -> None:
-        """What the newest start that trained tells of the faults before it."""
-        found = starts(self.run)
-        if len(found) == self._seen:
+        """What the first start that trained after the faults so far tells of them."""
+        found = starts(self.run)[self._seen :]
+        if not found:
             return
-        self._seen = len(found)
+        self._seen += len(found)
         for event, outcome in self._open:
-            event.resumed = found[-1]
-            event.lost = event.reached - found[-1] if event.lost is None else event.lost
+            event.resumed = found[0]
+            event.lost = event.reached - found[0] if event.lost is None else event.lost
             where = f"{event.kind}, {event.moment}, after {event.log}"
             if event.lost and not outcome.loses:
                 self._wrong(f"{where}: {event.lost} steps are lost")
