@@ -30,6 +30,9 @@ from distgan.tracking.terminal import Terminal
 from distgan.tracking.tracker import Sink, Tracker
 from distgan.trouble import Trouble, tell
 
+_WAITING = 256 * 10**6
+"""Most bytes of pictures that wait for a disk; then the oldest one goes."""
+
 
 def _main_only(method):
     """The method, on the main process."""
@@ -52,6 +55,7 @@ class Recorder:
         self._views: Tracker | None = None
         self._watch: CollapseWatch | None = None
         self._pictures = Trouble(folder.samples)
+        self._unsaved: dict[Path, tuple[bytes, int | None]] = {}
         self._last = (0, 0.0, 0.0)
 
     @_main_only
@@ -111,6 +115,7 @@ class Recorder:
             DATA_WAIT: (waited - waited_before) / elapsed,
         }
         self._record.add(line)
+        self._save_waiting()
         progress.note(line)
         self._views.metrics(line)
         if self._watch:
@@ -119,9 +124,7 @@ class Recorder:
     @_main_only
     def sample(self, step: int, generator: nn.Module) -> None:
         """The grid of the fixed latents."""
-        path, picture = self.folder.sample(step), fixed_grid(generator, self.config)
-        if self._save(picture, path):
-            self._views.picture("samples", path, step)
+        self._save(fixed_grid(generator, self.config), self.folder.sample(step), step)
 
     def lines_written(self, step: int) -> bool:
         """Whether all lines up to `step` are in metrics.jsonl; tries once more to write those that are not. A
@@ -140,6 +143,7 @@ class Recorder:
         if self._progress.wandb_id:
             _tell_if_fails(remember_given, self.folder, self._progress.wandb_id)
         self._record.rewind(step)
+        self._unsaved = {path: kept for path, kept in self._unsaved.items() if (kept[1] or 0) <= step}
         _tell_if_fails(self._drop_samples, step)
         self._last = (self._progress.images, self._progress.seconds, self._last[2])
         if self._watch:
@@ -151,6 +155,7 @@ class Recorder:
 
         Raises UserError when lines are lost, or the status cannot be written. After a failure that is told only, so as
         not to take the place of what is to be told."""
+        self._save_waiting()
         lost = _attempt(self._record.close) if self._record else None
         unsaid = _attempt(self.folder.write_status, "failed" if lost else status)
         problem = lost or unsaid
@@ -187,16 +192,25 @@ class Recorder:
             some = images[: config.samples.count]
             self._save(pictures.grid(some, pictures.columns(len(some), 0)), self.folder.reals)
 
-    def _save(self, picture: np.ndarray, path: Path) -> bool:
-        """Whether the disk takes the picture; if not, that is told, and the next one is tried."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pictures.save(picture, path)
-        except OSError as error:
-            self._pictures.met(error)
-            return False
+    def _save(self, picture: np.ndarray, path: Path, step: int | None = None) -> None:
+        """Writes a picture, of the samples of a `step`; one that the disk does not take waits in memory."""
+        self._unsaved[path] = pictures.encoded(picture), step
+        while sum(len(data) for data, _ in self._unsaved.values()) > _WAITING and len(self._unsaved) > 1:
+            del self._unsaved[next(iter(self._unsaved))]
+        self._save_waiting()
+
+    def _save_waiting(self) -> None:
+        for path, (data, step) in list(self._unsaved.items()):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pictures.write(data, path)
+            except OSError as error:
+                self._pictures.met(error)
+                return
+            del self._unsaved[path]
+            if step is not None:
+                self._views.picture("samples", path, step)
         self._pictures.over()
-        return True
 
 
 def _without_secrets(config: Config) -> Config:

@@ -25,7 +25,7 @@ def grids(run: Path) -> list[int]:
     return sorted(int(path.stem) for path in (run / "samples").glob("[0-9]*.png"))
 
 
-def test_a_disk_that_is_full_for_a_while_costs_pictures_and_no_line(disk, capsys):
+def test_a_disk_that_is_full_for_a_while_costs_no_picture_and_no_line(disk, capsys):
     run = disk.folder / "run"
     recorder, generator = recorder_of(run)
     recorder.start(generator, Pictures(), "a run")
@@ -40,7 +40,7 @@ def test_a_disk_that_is_full_for_a_while_costs_pictures_and_no_line(disk, capsys
     tell(recorder, 100)
     assert recorder.sync_lines(100)
     recorder.close("finished")
-    assert steps(run) == list(range(1, 101)) and grids(run) == [0, 30]
+    assert steps(run) == list(range(1, 101)) and grids(run) == [0, 10, 20, 30]
     assert not list(run.rglob("*.part"))
     told = [line for line in capsys.readouterr().err.splitlines() if "written" in line]
     for name, ending in ((run / "metrics.jsonl", "is written again, with the"), (run / "samples", "is written again")):

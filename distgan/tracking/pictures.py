@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -37,8 +38,20 @@ def grid(images: Tensor, per_row: int) -> np.ndarray:
 
 def save(picture: np.ndarray, path: Path) -> None:
     """Writes a PNG under its final name only when it is whole."""
+    write(encoded(picture), path)
+
+
+def encoded(picture: np.ndarray) -> bytes:
+    """A PNG."""
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, format="PNG")
+    return data.getvalue()
+
+
+def write(data: bytes, path: Path) -> None:
+    """The bytes under their final name only when they are whole."""
     with new_file(path) as file:
-        Image.fromarray(picture).save(file, format="PNG")
+        file.write(data)
 
 
 def save_evolution(samples: Path, path: Path) -> None:
