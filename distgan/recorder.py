@@ -88,6 +88,8 @@ class Recorder:
         given = remember_given(self.folder, run_id) if run_id else Given()
         self._record = JsonLines(self.folder, step, partial=off_beat and step < total)
         self._drop_samples(step)
+        for part in (*self.folder.path.glob(".*.part"), *self.folder.samples.glob(".*.part")):  # of a killed start
+            part.unlink()
         views: list[Sink] = [Terminal(step, total)]
         if self.config.tracking.wandb.mode != "off":
             from distgan.tracking.weights_and_biases import WandbSink, new_run_id

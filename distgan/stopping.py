@@ -14,6 +14,8 @@ from types import FrameType
 from distgan.exit_status import end_now
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_LOOK = 0.5
+"""Seconds between two looks at the other processes, after a signal that came before they had met."""
 INTERRUPTED = "interrupted; start again to go on from the newest checkpoint"
 
 
@@ -31,6 +33,8 @@ class StopSignals:
         """What first asked to stop: the name of a signal, or the launcher that has gone."""
         self.on_interrupt: Callable[[], object] | None = None
         """Called, in another thread and for moments only, before a second SIGINT ends the process."""
+        self.met = False
+        """Whether the processes have found each other; until then only the launcher knows of one that has ended."""
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def install(self) -> StopSignals:
@@ -61,7 +65,14 @@ class StopSignals:
         """Python calls a handler in the main thread, which may wait in a collective for ever; the numbers of the
         signals come here at once."""
         interrupts = 0
-        while numbers := arrived.recv(64):
+        while True:
+            try:
+                numbers = arrived.recv(64)
+            except TimeoutError:
+                self._leave_if_alone()
+                continue
+            if not self.met:  # it may be for one that has ended that the launcher asks the others to stop
+                arrived.settimeout(_LOOK)
             if sys.stderr.isatty() and interrupts == 0:
                 os.write(2, b"\nstopping after this step; a second Ctrl-C stops at once\n")
             interrupts += numbers.count(signal.SIGINT)
@@ -72,6 +83,32 @@ class StopSignals:
                     self.on_interrupt or (lambda: None),
                     within=2.0,
                 )
+
+    def _leave_if_alone(self) -> None:
+        """Ends this process when it has been asked to stop and waits for others of which one is no more: torchrun would
+        give it 30 seconds, and it has nothing to save yet."""
+        if (
+            not self.met
+            and self._launcher is not None
+            and workers_of(self._launcher) < int(os.environ["LOCAL_WORLD_SIZE"])
+        ):
+            line = f"distgan: process {os.environ['RANK']}: another process has ended before the training began\n"
+            end_now(1, lambda: os.write(2, line.encode()), within=2.0)
+
+
+def workers_of(launcher: int) -> int:
+    """How many processes of a torchrun are at work on this machine."""
+    found = 0
+    for entry in filter(str.isdecimal, os.listdir("/proc")):  # not "self"
+        try:
+            with open(f"/proc/{entry}/stat") as file:
+                _, parent = file.read().rpartition(")")[2].split()[:2]
+            if int(parent) == launcher:
+                with open(f"/proc/{entry}/environ", "rb") as file:
+                    found += b"\0LOCAL_RANK=" in b"\0" + file.read()  # one that has ended has none
+        except (OSError, ValueError):
+            continue
+    return found
 
 
 def ignore_stop_signals() -> None:

@@ -52,6 +52,7 @@ def train(args: argparse.Namespace, signals) -> None:
     from distgan.trainer import Trainer
 
     runtime = Runtime(config)
+    signals.met = True
     folder.create()
     if runtime.is_main:
         folder.lock()

@@ -51,6 +51,18 @@ def test_a_disk_that_is_full_for_a_while_costs_no_picture_and_no_line(disk, caps
     assert (run / "status").read_text() == "finished\n"
 
 
+def test_what_a_killed_start_left_half_written_goes(tmp_path):
+    run = tmp_path / "run"
+    recorder, generator = recorder_of(run)
+    left = [run / ".metrics.jsonl.other-1.part", run / "samples" / ".00000040.png.other-1.part"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    recorder.start(generator, Pictures(), "a run")
+    recorder.close("finished")
+    assert not any(path.exists() for path in left)
+
+
 def test_a_disk_that_stays_full_ends_the_run_as_failed_and_names_the_lines(disk):
     run = disk.folder / "run"
     recorder, generator = recorder_of(run)

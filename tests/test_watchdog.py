@@ -55,10 +55,22 @@ class Training:
         while not (run / "metrics.jsonl").exists() or len(lines(run)) < count:
             assert self.launcher.poll() is None and time.monotonic() < deadline, self.launcher.communicate()[1]
             time.sleep(0.01)
+        self._find()
+
+    def starts(self, count: int) -> None:
+        """Waits until there are so many processes."""
+        deadline = time.monotonic() + 60
+        while len(self.ranks) < count:
+            assert self.launcher.poll() is None and time.monotonic() < deadline, self.launcher.communicate()[1]
+            time.sleep(0.01)
+            self._find()
+
+    def _find(self) -> None:
         found = subprocess.run(["pgrep", "-P", str(self.launcher.pid)], capture_output=True, text=True).stdout.split()
         for pid in found:
             rank = re.search(r"\0RANK=(\d+)\0", Path(f"/proc/{pid}/environ").read_text())
-            self.ranks[int(rank[1])] = int(pid)
+            if rank:  # not before it has become the training
+                self.ranks[int(rank[1])] = int(pid)
 
     def ends(self, seconds: float = 60) -> str:
         """What it said, once all of it has ended."""
@@ -91,6 +103,16 @@ def test_kill_9_of_process_0_ends_the_job_and_its_record(tiny, tmp_path, launche
     assert f"process 0 (pid {killed} on" in line and "was killed" in line
     assert training.launcher.returncode != 0
     assert (tmp_path / "run" / "status").read_text() == "failed\n"
+
+
+def test_kill_9_while_the_processes_look_for_each_other_ends_the_job_sooner_than_torchrun_would(tiny, launched):
+    training = launched(command(*tiny("run", "train.length=5000 steps"), processes=2))
+    training.starts(2)
+    time.sleep(1.0)  # the handlers of signals are there, torch is not yet
+    os.kill(training.ranks[1], signal.SIGKILL)
+    errors = training.ends(25)
+    assert training.launcher.returncode != 0
+    assert told(errors) == ["distgan: process 0: another process has ended before the training began"]
 
 
 def test_kill_9_of_a_worker_with_max_restarts_goes_on_to_the_same_bits(tiny, tmp_path, launched):
