@@ -1,0 +1,36 @@
+"""Slurm's own commands, which answer or are told of in one line."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from distgan.errors import UserError
+
+_PATIENCE = 60.0
+"""Seconds that a busy controller is given."""
+
+
+class SlurmError(UserError):
+    """What Slurm refused, or that it does not answer."""
+
+
+def is_here() -> bool:
+    """Whether this machine has Slurm's commands."""
+    return shutil.which("sbatch") is not None
+
+
+def call(*words: str, env: dict[str, str] | None = None) -> str:
+    """What a command prints. Raises SlurmError with its own complaint."""
+    try:
+        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=_PATIENCE)
+    except FileNotFoundError:
+        raise SlurmError(
+            f"{words[0]}: no such command; this machine has no Slurm (or its folder is not on PATH)"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{words[0]}: no answer within {_PATIENCE:g} s; is the Slurm controller up?") from None
+    if done.returncode:
+        said = [line.removeprefix(f"{words[0]}: ").removeprefix("error: ") for line in done.stderr.split("\n") if line]
+        raise SlurmError(f"{words[0]}: {'; '.join(said) or f'ended with {done.returncode}'}")
+    return done.stdout
