@@ -9,6 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +28,7 @@ class RunFolder:
         self.environment = self.path / "environment.json"
         self.metrics = self.path / "metrics.jsonl"
         self.status = self.path / "status"
+        self.end = self.path / "end.json"
         self.wandb_id = self.path / "wandb_id"
         self.wandb_given = self.path / "wandb_given.json"
         self.samples = self.path / "samples"
@@ -66,11 +68,43 @@ class RunFolder:
             self.status.unlink(missing_ok=True)
             raise
 
-    def give_up(self) -> None:
-        """The status of a run that ends while it was running, as far as that can be written."""
+    def read_status(self) -> str | None:
+        """running, finished, preempted or failed; None where no training has begun."""
+        with contextlib.suppress(OSError):
+            return self.status.read_text().strip() or None
+        return None
+
+    def give_up(self, why: str, again: bool = False) -> None:
+        """The status of a run that ends while it was running, and why it does, as far as that can be written."""
+        self.note_end("failed", why, again)
         with contextlib.suppress(OSError, UserError):
-            if self.status.read_text() == "running\n":
+            if self.read_status() == "running":
                 self.write_status("failed")
+
+    def note_end(self, status: str, why: str, again: bool = False) -> None:
+        """Keeps why a start ended; the first of several processes that have something to say is heard. `again`: it was
+        ended by something outside of it, so that it is worth starting again."""
+        note = {
+            "status": status,
+            "why": why.partition("\n")[0],
+            "again": again,
+            "rank": int(os.environ.get("RANK", 0)),
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        with contextlib.suppress(OSError), open(self.end, "x", encoding="utf-8") as file:
+            file.write(json.dumps(note) + "\n")
+
+    def read_end(self) -> dict:
+        """What `note_end` kept; empty where there is nothing that can be read."""
+        with contextlib.suppress(OSError, ValueError):
+            note = json.loads(self.end.read_text(encoding="utf-8"))
+            return note if isinstance(note, dict) else {}
+        return {}
+
+    def forget_end(self) -> None:
+        """A start begins: how the one before ended says nothing of it."""
+        with contextlib.suppress(OSError):
+            self.end.unlink(missing_ok=True)
 
     def create(self) -> None:
         """Makes the folders. Raises UserError when that, or writing in them, is not possible."""
