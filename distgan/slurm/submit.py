@@ -145,14 +145,14 @@ def _record(run: Run, job: str, request: Request, script: Path) -> None:
 def _print(number: str, history: History, runs: list[Run], names: dict[str, str]) -> None:
     """What a person wants to know now."""
     first = runs[0]
-    log = history.path / f"{names[first.name]}.out"
-    nodes = Path(os.path.abspath(first.history.path)) / f"{names[first.name]}-"
-    shown = f"{number}, {len(runs)} runs: {ranges(sorted(int(n.split('_')[1]) for n in names.values()))}"
+    log = shlex.quote(str(history.path / f"{names[first.name]}.out"))
+    nodes = shlex.quote(f"{os.path.abspath(first.history.path)}/{names[first.name]}-")
+    elements = ranges(sorted(int(name.partition("_")[2]) for name in names.values())) if first.name else ""
     rows = {
-        "job": shown if first.name else number,
-        "script": str(history.script),
-        "log": str(log),
-        "watch": f"squeue --job {number}; once it runs: tail -F {shlex.quote(str(log))} {shlex.quote(str(nodes))}*.out",
+        "job": f"{number}, array {elements}" if elements else number,
+        "script": shlex.quote(str(history.script)),
+        "log": log,
+        "watch": f"distgan runs {shlex.quote(str(history.path.parent))}; once it runs: tail -F {log} {nodes}*.out",
         "stop": f"scancel {number} (saves first, and is not queued again)",
         "resume": "the same command again",
     }
