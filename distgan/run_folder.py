@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -47,15 +48,16 @@ class RunFolder:
         """Keeps other trainings out while this process lives. Raises ConfigError when one is already there."""
         self._held = _lock(self.path / ".lock")
 
-    def is_locked(self) -> bool:
-        """Whether a training is running here, on this machine or another; changes nothing."""
+    def is_locked(self) -> bool | None:
+        """Whether a training is running here, on this machine or another that shares the locks of this disk; None where
+        that cannot be known. Changes nothing."""
         try:
             with open(self.path / ".lock", "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two may ask at once
         except BlockingIOError:
             return True
         except OSError:  # no such file, or a file system without locks
-            pass
+            return None
         return False
 
     def write_status(self, status: str) -> None:
@@ -122,15 +124,16 @@ class RunFolder:
 def _lock(path: Path) -> BinaryIO:
     """Holds a file for as long as this process lives. Raises ConfigError while another one does."""
     file = open(path, "wb")  # noqa: SIM115  (held until the end)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError(
-            f"run_dir {path.parent}: a training is running in it; stop it, or use another run_dir"
-        ) from None
-    except OSError:
-        pass  # a file system without locks
-    return file
+    for _ in range(3):  # `is_locked` of another process may hold it too, for a moment
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)
+        except OSError:  # a file system without locks
+            return file
+        else:
+            return file
+    raise ConfigError(f"run_dir {path.parent}: a training is running in it; stop it, or use another run_dir")
 
 
 def write_atomically(path: Path, text: str) -> None:
