@@ -23,7 +23,7 @@ STOREYS = [
     ["randomness", "schedules", "averaging", "weights", "bad_numbers"],
     ["networks"],
     ["objectives"],
-    ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
+    ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "slurm", "toys", "tracking"],
     ["sampling", "phases"],
     ["collapse", "evidence", "parity"],
     ["recorder", "restoring"],
