@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from distgan.errors import ConfigError
@@ -23,21 +23,7 @@ _OURS = {
     **{"p": "--partition", "A": "--account", "q": "--qos", "C": "--constraint", "signal": "--warn"},
 }
 """Options of sbatch that have one of their own here."""
-_FIXED = (
-    "ntasks",
-    "n",
-    "ntasks-per-node",
-    "output",
-    "o",
-    "error",
-    "e",
-    "open-mode",
-    "chdir",
-    "D",
-    "wrap",
-    "job-name",
-    "J",
-)
+_FIXED = set("ntasks n ntasks-per-node output o error e open-mode chdir D wrap job-name J".split())
 """Options of sbatch that the launcher relies on."""
 
 
@@ -54,21 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "with one value is laid on all",
     )
     many.add_argument("--at-once", metavar="N", help="runs of the array that may run at the same time")
-    size = parser.add_argument_group("how large (one of --gpus-per-node and --processes-per-node)")
-    size.add_argument(
-        "--nodes", default="1", metavar="N|A-B", help="nodes, or as many of a range as are free; default 1"
-    )
-    size.add_argument("--gpus-per-node", metavar="[TYPE:]G", help="GPUs of each node, a process each")
-    size.add_argument("--processes-per-node", metavar="P", help="processes of each node on its CPUs, without GPUs")
-    size.add_argument(
-        "--cpus-per-task",
-        metavar="N",
-        help="cores of each node, for all of its processes together; default: P, or with GPUs what the cluster gives",
-    )
-    size.add_argument("--time", help="limit: minutes, MM:SS, HH:MM:SS or D-HH[:MM[:SS]]; default: the partition's")
-    size.add_argument(
-        "--warn", default="300", metavar="SECONDS", help="before the limit: save, leave, be queued again; default 300"
-    )
+    _add_size(parser)
     where = parser.add_argument_group("where")
     for name in _WORDS:
         where.add_argument(f"--{name}", help="as Slurm's own")
@@ -90,6 +62,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="OPTION",
         help="one more option, e.g. --sbatch=--mem=64G; repeat it",
+    )
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    size = parser.add_argument_group("how large (one of --gpus-per-node and --processes-per-node)")
+    size.add_argument(
+        "--nodes", default="1", metavar="N|A-B", help="nodes, or as many of a range as are free; default 1"
+    )
+    size.add_argument("--gpus-per-node", metavar="[TYPE:]G", help="GPUs of each node, a process each")
+    size.add_argument("--processes-per-node", metavar="P", help="processes of each node on its CPUs, without GPUs")
+    size.add_argument(
+        "--cpus-per-task",
+        metavar="N",
+        help="cores of each node, for all of its processes together; default: P, or with GPUs what the cluster gives",
+    )
+    size.add_argument("--time", help="limit: minutes, MM:SS, HH:MM:SS or D-HH[:MM[:SS]]; default: the partition's")
+    size.add_argument(
+        "--warn", default="300", metavar="SECONDS", help="before the limit: save, leave, be queued again; default 300"
     )
 
 
@@ -137,9 +127,7 @@ def requested(args: argparse.Namespace) -> Request:
             mistakes.append(str(error))
             return None
 
-    at_once = None if args.at_once is None else read(_count, "--at-once", args.at_once)
-    if at_once and not args.array:
-        mistakes.append(f"--at-once {at_once}: is for the runs of an --array; give one, or leave it out")
+    at_once = read(_at_once, args.at_once, args.array)
     warn = read(_count, "--warn", args.warn)
     size = read(_processes, args.gpus_per_node, args.processes_per_node)
     cores = None if args.cpus_per_task is None else read(_count, "--cpus-per-task", args.cpus_per_task)
@@ -150,7 +138,7 @@ def requested(args: argparse.Namespace) -> Request:
     for option in args.sbatch:
         read(_check_option, option)
     words = {name: value for name in _WORDS if (value := getattr(args, name)) is not None}
-    for name, text in (*words.items(), ("time", args.time), ("interface", args.interface), *_lines(args)):
+    for name, text in _lines(args, words):
         read(_check_line, name, text)
     if mistakes:
         raise ConfigError("\n".join(mistakes))
@@ -186,6 +174,12 @@ def _count(name: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) < 1:
         raise ConfigError(f"{name} {text}: not a whole number from 1 to 99999")
     return int(text)
+
+
+def _at_once(text: str | None, array: list[str]) -> int | None:
+    if text is not None and not array:
+        raise ConfigError(f"--at-once {text}: is for the runs of an --array; give one, or leave it out")
+    return None if text is None else _count("--at-once", text)
 
 
 def _nodes(text: str) -> tuple[int, int]:
@@ -242,8 +236,12 @@ def _check_option(text: str) -> None:
         raise ConfigError(f"--sbatch={text}: the launcher relies on what distgan writes there; leave it out")
 
 
-def _lines(args: argparse.Namespace) -> list[tuple[str, str | None]]:
-    return [("before", line) for line in args.before] + [("sbatch", option) for option in args.sbatch]
+def _lines(args: argparse.Namespace, words: dict[str, str]) -> Iterator[tuple[str, str | None]]:
+    """What becomes a line of the script, or a part of one."""
+    yield from words.items()
+    yield from (("time", args.time), ("interface", args.interface))
+    yield from (("before", line) for line in args.before)
+    yield from (("sbatch", option) for option in args.sbatch)
 
 
 def _check_line(name: str, text: str | None) -> None:
