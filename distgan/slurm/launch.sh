@@ -44,8 +44,8 @@ job() {
   local log=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
   log=$RUN_DIR/slurm/${log:-$SLURM_JOB_ID}
   export SLURM_EXPORT_ENV=ALL    # also where the batch script began with --export=NONE
-  srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=1 --open-mode=append \
-    --output="${log//%/%%}-%N.out" bash "$here/launch.sh" --on-a-node "$@" &
+  srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} \
+    --kill-on-bad-exit=1 --open-mode=append --output="${log//%/%%}-%N.out" bash "$here/launch.sh" --on-a-node "$@" &
   await $!
   "$PYTHON" "$here/job.py" end "$code" "$ENDED" ${silent:+--silent}
 }
