@@ -286,6 +286,14 @@ def test_a_run_that_says_running_and_holds_no_lock(tmp_path, listed, what, state
     assert (what["age"] < 3600) == ("30 s ago" in row["why"] or "31 s ago" in row["why"])
 
 
+def test_a_run_whose_lock_is_held_is_running_however_long_it_is_silent(tmp_path, listed):
+    run = a_run(tmp_path / "runs" / "one", "running", 20, age=3 * 3600)
+    with open(run / ".lock", "rb") as training:
+        fcntl.flock(training, fcntl.LOCK_EX)
+        row = listed()["one"]
+    assert (row["state"], row["why"]) == ("running", "nothing heard for 3 h")
+
+
 def test_lines_that_come_seldom_are_no_sign_of_an_end(tmp_path, listed):
     run = a_run(tmp_path / "runs" / "one", "running", 1, age=3 * 3600)
     rows = [{"step": s, "kimg": s, "seconds": s * 7200.0} for s in (1, 2)]
@@ -372,6 +380,8 @@ def test_a_continuation_counts_as_the_same_run(tmp_path, listed, queue):
     run = submitted(a_run(tmp_path / "runs" / "one", "running", 50), "19")
     began(run, "19")
     job_ended(run, "19", "continued as 20")
+    queue(["20|PENDING|Dependency|N/A", "19|RUNNING|None|N/A"])
+    assert [(r["state"], r["requeued"], r["job"]) for r in listed().values()] == [("running", 0, "19")]
     began(run, "20", chain="19", seconds=5)
     queue(["20|RUNNING|None|N/A"])
     assert [(r["state"], r["requeued"], r["job"]) for r in listed().values()] == [("running", 1, "20")]
