@@ -105,6 +105,7 @@ class RunFolder:
         """A start begins: how the one before ended says nothing of it."""
         with contextlib.suppress(OSError):
             self.end.unlink(missing_ok=True)
+            self.status.unlink(missing_ok=True)
 
     def create(self) -> None:
         """Makes the folders. Raises UserError when that, or writing in them, is not possible."""

@@ -34,3 +34,22 @@ def call(*words: str, env: dict[str, str] | None = None, patience: float = _PATI
         said = [line.removeprefix(f"{words[0]}: ").removeprefix("error: ") for line in done.stderr.split("\n") if line]
         raise SlurmError(f"{words[0]}: {'; '.join(said) or f'ended with {done.returncode}'}")
     return done.stdout
+
+
+def submit(script: str, *, env: dict[str, str] | None = None) -> str:
+    """Queues a batch script. Returns the number of its job. Raises SlurmError with Slurm's complaint and, where that is
+    about the partition, the ones there are."""
+    try:
+        said = call("sbatch", "--parsable", script, env=env)
+    except SlurmError as error:
+        known = _partitions() if "partition" in str(error) else ""
+        raise SlurmError(f"{error}{known}") from None
+    return said.strip().rpartition("\n")[2].partition(";")[0]
+
+
+def _partitions() -> str:
+    try:
+        names = sorted(set(call("sinfo", "--noheader", "--format=%R").split()))
+    except SlurmError:
+        return ""
+    return f"; partitions here: {', '.join(names)}" if names else ""

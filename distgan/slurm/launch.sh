@@ -60,7 +60,7 @@ await() {
     fi
     sleep 1
   done
-  wait "$srun"; code=$?
+  wait "$srun" 2>/dev/null; code=$?       # its own "Killed" is said above
 }
 
 # ---- a node: the task that Slurm signals (with proctrack/cgroup nothing else on the node hears of it) ------------
