@@ -221,6 +221,12 @@ def test_the_total_is_that_of_the_config(tmp_path, listed, length, steps):
     assert listed()["one"]["total"] == 5000
 
 
+def test_a_run_is_at_100_percent_when_all_is_done_and_not_before(tmp_path, listed):
+    for name, steps in (("all", 3000), ("almost", 2999)):
+        a_run(tmp_path / "runs" / name, "finished", steps, total=3000)
+    assert [row["percent"] for row in listed().values()] == [100.0, 99.9]
+
+
 def test_a_thousand_long_runs_are_read_in_a_moment(tmp_path, listed, queue):
     queue([])
     first = a_run(tmp_path / "runs" / "0", "finished", steps=1000)
