@@ -40,6 +40,7 @@ class Standing:
     total: int | None
     """Steps of the whole run."""
     percent: float | None
+    """Of the steps; 100 only when all are done."""
     images_per_second: float | None
     """Real images shown to the critic, over the last lines."""
     seconds_left: float | None
@@ -73,7 +74,7 @@ def standing(name: str, record: RunRecord, queue: dict[str, Job] | None) -> Stan
         requeued=_requeued(record, job),
         step=step,
         total=total,
-        percent=round(min(100.0, 100 * step / total), 1) if is_known else None,
+        percent=min(1000, 1000 * step // total) / 10 if is_known else None,
         images_per_second=round(1000 * speed, 3) if speed else None,
         seconds_left=round(max(0, total - step) / pace, 1) if is_known and pace and state != "finished" else None,
         job=job.id if job else max(record.jobs, key=number, default=None),

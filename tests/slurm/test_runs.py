@@ -221,6 +221,12 @@ def test_the_total_is_that_of_the_config(tmp_path, listed, length, steps):
     assert listed()["one"]["total"] == 5000
 
 
+def test_a_run_is_at_100_percent_when_all_is_done_and_not_before(tmp_path, listed):
+    for name, steps in (("all", 3000), ("almost", 2999)):
+        a_run(tmp_path / "runs" / name, "finished", steps, total=3000)
+    assert [row["percent"] for row in listed().values()] == [100.0, 99.9]
+
+
 def test_a_thousand_long_runs_are_read_in_a_moment(tmp_path, listed, queue):
     queue([])
     first = a_run(tmp_path / "runs" / "0", "finished", steps=1000)
@@ -284,6 +290,14 @@ def test_a_run_that_says_running_and_holds_no_lock(tmp_path, listed, what, state
     assert row["state"] == state
     assert ("so it seems" if state == "running" else "ended without a word") in row["why"]
     assert (what["age"] < 3600) == ("30 s ago" in row["why"] or "31 s ago" in row["why"])
+
+
+def test_a_run_whose_lock_is_held_is_running_however_long_it_is_silent(tmp_path, listed):
+    run = a_run(tmp_path / "runs" / "one", "running", 20, age=3 * 3600)
+    with open(run / ".lock", "rb") as training:
+        fcntl.flock(training, fcntl.LOCK_EX)
+        row = listed()["one"]
+    assert (row["state"], row["why"]) == ("running", "nothing heard for 3 h")
 
 
 def test_lines_that_come_seldom_are_no_sign_of_an_end(tmp_path, listed):
@@ -372,6 +386,8 @@ def test_a_continuation_counts_as_the_same_run(tmp_path, listed, queue):
     run = submitted(a_run(tmp_path / "runs" / "one", "running", 50), "19")
     began(run, "19")
     job_ended(run, "19", "continued as 20")
+    queue(["20|PENDING|Dependency|N/A", "19|RUNNING|None|N/A"])
+    assert [(r["state"], r["requeued"], r["job"]) for r in listed().values()] == [("running", 0, "19")]
     began(run, "20", chain="19", seconds=5)
     queue(["20|RUNNING|None|N/A"])
     assert [(r["state"], r["requeued"], r["job"]) for r in listed().values()] == [("running", 1, "20")]
