@@ -48,6 +48,17 @@ def test_over_http_killed_and_resumed_on_another_world_size_it_is_the_calm_local
     assert worst_difference(tmp_path / "calm", tmp_path / "far") < 1e-9
 
 
+def test_a_run_goes_on_with_copies_as_if_there_were_none(shapes_shards, tmp_path):
+    common = ["--config", TINY, "data.tier=stream", f"data.shards={shapes_shards}", "checkpoint.every=2 steps"]
+    train(*common, "train.length=8 steps", f"run_dir={tmp_path / 'calm'}")
+    train(*common, "train.length=4 steps", f"run_dir={tmp_path / 'run'}")
+    copies = ["data.copy=true", f"data.cache={tmp_path / 'disk'}"]
+    done = train(*common, *copies, "train.length=8 steps", f"run_dir={tmp_path / 'run'}")
+    assert f"copied into {tmp_path / 'disk'} first" in done.stderr + done.stdout
+    assert worst_difference(tmp_path / "calm", tmp_path / "run") == 0
+    assert len(list((tmp_path / "disk").glob("*.tar"))) == len(list(shapes_shards.glob("*.tar")))
+
+
 def test_every_tier_gives_the_same_curve_to_the_bit(shapes_shards, tmp_path):
     for tier in ("stream", "memory", "device"):
         where = [f"data.shards={shapes_shards}", f"run_dir={tmp_path / tier}", f"data.tier={tier}"]

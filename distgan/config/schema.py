@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -16,6 +17,9 @@ def _held_out(value: object) -> object:
     if value is None or isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
         return value
     raise ValueError('an amount with a unit, such as "1000 images" or "2 shards", or names of shards')
+
+
+warnings.filterwarnings("ignore", 'Field name "copy" in "Data" shadows')  # a method of pydantic's own; nobody calls it
 
 
 class Data(Section):
@@ -57,7 +61,10 @@ class Data(Section):
     """Folder for remote shards and for indexes of foreign ones, on a disk of this machine. Unset: $DISTGAN_CACHE, or
     distgan in the user's cache folder."""
     cache_size: AnySize = Size("100 GB", 100 * 10**9)
-    """Most that the remote shards in the cache take: MB, GB or TB; the least recently used make room."""
+    """Most that the shards in the cache take: MB, GB or TB; the least recently used make room."""
+    copy: bool = False
+    """Copy shards of local paths into the cache first, as remote ones are: for shared file systems that are slower than
+    the disk of the node."""
     allow_shell: bool = False
     """Run the commands of `pipe:` shards, which can do anything that the user can."""
 

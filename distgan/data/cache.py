@@ -1,4 +1,4 @@
-"""Remote shards on this node's disk: fetched once for all its processes, checked, and bounded in size.
+"""Shards from far away on this node's disk: fetched once for all its processes, checked, and bounded in size.
 
 In the folder lie, for each shard, `NAME.tar` (whole and checked), or `NAME.part` (a beginning) and, while it is being
 fetched, `NAME.lock`, whose text is the room set aside for it in bytes. All locks are `flock`s, which die with their
@@ -25,10 +25,10 @@ from typing import NoReturn
 
 from distgan.data.failures import LostThere, RemoteError, Stopped
 from distgan.data.remote import download, size_of
+from distgan.data.room import NoRoom, Room, is_at, lock_at_once
 from distgan.data.urls import check_url, shown
 from distgan.files import sha256_of, sync_folder
 
-OURS = re.compile(r"((?:sha256|url)-[0-9a-f]{64})\.(tar|part|lock)")  # nothing else in the folder is ever touched
 GIVE_UP_SECONDS = 60.0  # waited for others to release what they use
 POLL = 0.05  # seconds between two looks at what others hold
 STEP = 64 * 2**20  # bytes set aside at a time for a shard whose size is not known
@@ -36,6 +36,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 WAYS_OUT = {
     FULL: "make room on this disk, or give another data.cache",
     (errno.EMFILE, errno.ENFILE): "raise `ulimit -n`, or lower data.window",
+    (errno.ENOENT,): "it has been removed meanwhile: start again",
     (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS): "it knows no file locks: give a data.cache on a local disk",
 }
 
@@ -53,7 +54,8 @@ def default_folder() -> Path:
 
 @dataclass(frozen=True)
 class RemoteShard:
-    """A tar at a URL. `bytes` and `sha256` (hexadecimal) are those its index gives, None where there is none."""
+    """A tar at a URL, or at a path of a slower file system. `bytes` and `sha256` (hexadecimal) are those that its index
+    gives, None where there is none."""
 
     url: str
     bytes: int | None = None
@@ -65,14 +67,10 @@ class RemoteShard:
 
         Raises `DataError` for a sha256 that is none."""
         if self.sha256 is None:
-            return "url-" + hashlib.sha256(f"{self.bytes} {self.url}".encode()).hexdigest()
+            return "url-" + hashlib.sha256(f"{self.bytes} {self.url}".encode("utf-8", "surrogateescape")).hexdigest()
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256.lower()):
             raise RemoteError(f"{shown(self.url)}: {self.sha256!r} is no sha256; index the shards again")
         return f"sha256-{self.sha256.lower()}"
-
-
-class _NoRoom(Exception):
-    """What others use leaves too little; args[0] is the bytes in use."""
 
 
 class ShardCache:
@@ -86,6 +84,7 @@ class ShardCache:
         self, folder: Path, limit: int, *, allow_shell: bool = False, give_up: float = GIVE_UP_SECONDS
     ) -> None:
         self.folder, self.limit, self.allow_shell, self.give_up = Path(folder), limit, allow_shell, give_up
+        self._room = Room(self.folder, limit)
         self.seconds_downloading, self.bytes_downloaded = 0.0, 0
         self._counting, self._stop = threading.Lock(), threading.Event()
         with self._disk_errors():
@@ -105,7 +104,7 @@ class ShardCache:
                     with self._held(part.with_suffix(".lock")) as lock:
                         descriptor = self._opened(shard)  # another may have fetched it while this one waited
                         return self._fetched(shard, part, lock) if descriptor is None else descriptor
-                except _NoRoom as full:  # holding nothing now, so that two who wait never wait for each other
+                except NoRoom as full:  # holding nothing now, so that two who wait never wait for each other
                     patience = patience or time.monotonic() + self.give_up
                     if time.monotonic() > patience:
                         self._refuse_full(shard, full.args[0])
@@ -135,7 +134,7 @@ class ShardCache:
             except FileNotFoundError:
                 return None
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            present = _is_at(descriptor, path)  # else it was evicted between the two calls
+            present = is_at(descriptor, path)  # else it was evicted between the two calls
             if present and shard.bytes in (None, os.fstat(descriptor).st_size):
                 os.utime(path)  # what "recently used" goes by
                 return descriptor
@@ -151,7 +150,7 @@ class ShardCache:
         if size is None and shard.sha256 is None:
             part.unlink(missing_ok=True)  # nothing would tell whether it is a beginning of what is there today
         begun = part.stat().st_size if part.exists() else 0
-        self._set_aside(part, lock, begun if size is None else size)
+        self._room.set_aside(part, lock, begun if size is None else size)
         for _ in range(2):  # once more from scratch: a part may have been spoilt, or be of an older file
             self._download(shard, part, lock, size)
             if shard.sha256 is None or shard.sha256.lower() == sha256_of(part):
@@ -171,7 +170,7 @@ class ShardCache:
                 return os.fsync(file.fileno())
             except OSError as error:
                 missing = STEP if size is None else size - file.tell()
-                if error.errno not in FULL or not self._evict(missing, part):
+                if error.errno not in FULL or not self._room.evict(missing, part):
                     raise
             finally:
                 file.close()
@@ -183,7 +182,7 @@ class ShardCache:
         """Gives a checked part its final name. A descriptor of it."""
         descriptor = os.open(part, os.O_RDONLY)
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # before it has its name, so that it cannot be evicted at once
-        with self._deciding():  # both, so that nobody counts its bytes twice
+        with self._room.deciding():  # both, so that nobody counts its bytes twice
             os.replace(part, part.with_suffix(".tar"))
             os.ftruncate(lock, 0)
         sync_folder(self.folder)
@@ -193,77 +192,8 @@ class ShardCache:
         """Makes room for a part of unknown size to grow to `end` bytes. To how many it may grow now."""
         self._refuse_larger(shard, end)
         room = min(end + min(STEP, self.limit // 8), self.limit)
-        self._set_aside(part, lock, room)
+        self._room.set_aside(part, lock, room)
         return room
-
-    def _set_aside(self, part: Path, lock: int, size: int) -> None:
-        """Makes `size` bytes this download's own, evicting others. Raises `_NoRoom` where all else is in use."""
-        with self._deciding():
-            used, idle = self._survey(part.stem)
-            for path, bytes_ in idle:
-                if used + size <= self.limit:
-                    break
-                used -= bytes_ if self._remove(path) else 0
-            if used + size > self.limit:
-                raise _NoRoom(used)
-            os.pwrite(lock, b"%20d" % size, 0)
-
-    def _evict(self, bytes_: int, part: Path) -> bool:
-        """Frees at least `bytes_` of a full disk as far as possible. Whether anything was freed."""
-        with self._deciding():
-            freed = 0
-            for path, size in self._survey(part.stem)[1]:
-                freed += size if freed < bytes_ and self._remove(path) else 0
-            return freed > 0
-
-    def _survey(self, own: str) -> tuple[int, list[tuple[Path, int]]]:
-        """Bytes in use, the part and the room of `own` left out; and what may be evicted, least recent first."""
-        sizes: dict[str, int] = {}
-        idle, used = [], 0
-        for entry in os.scandir(self.folder):
-            ours = OURS.fullmatch(entry.name)
-            if ours is None or (ours[1] == own and ours[2] != "tar"):
-                continue
-            try:
-                status = entry.stat()
-                room = self._room(Path(entry.path)) if ours[2] == "lock" else status.st_size
-            except FileNotFoundError:
-                continue
-            if ours[2] != "lock":
-                idle.append((status.st_mtime_ns, Path(entry.path), room))
-            if ours[2] == "tar":
-                used += room
-            else:
-                sizes[ours[1]] = max(sizes.get(ours[1], 0), room)  # a part lies within the room set aside for it
-        return used + sum(sizes.values()), [(path, size) for _, path, size in sorted(idle)]
-
-    def _room(self, path: Path) -> int:
-        """Bytes set aside under a shard's lock; 0, and no lock any more, where its holder is dead."""
-        descriptor = os.open(path, os.O_RDWR)
-        try:
-            if _lock_at_once(descriptor):
-                if _is_at(descriptor, path):  # else it is another's by now
-                    path.unlink()
-                return 0
-            return int(os.pread(descriptor, 20, 0) or 0)
-        finally:
-            os.close(descriptor)
-
-    def _remove(self, path: Path) -> bool:
-        """Removes a shard that nobody has open, or a part that nobody is fetching. Whether it did."""
-        lock = path if path.suffix == ".tar" else path.with_suffix(".lock")
-        try:
-            descriptor = os.open(lock, os.O_RDWR | (os.O_CREAT if lock != path else 0), 0o666)
-        except FileNotFoundError:
-            return False
-        try:
-            free = _lock_at_once(descriptor) and _is_at(descriptor, lock)
-            if free:
-                path.unlink(missing_ok=True)
-                lock.unlink(missing_ok=True)
-            return free
-        finally:
-            os.close(descriptor)
 
     @contextmanager
     def _held(self, path: Path) -> Iterator[int]:
@@ -271,9 +201,9 @@ class ShardCache:
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                while not _lock_at_once(descriptor):
+                while not lock_at_once(descriptor):
                     self._rest()
-                if _is_at(descriptor, path):
+                if is_at(descriptor, path):
                     break
             except BaseException:
                 os.close(descriptor)
@@ -282,19 +212,9 @@ class ShardCache:
         try:
             yield descriptor
         finally:
-            if _is_at(descriptor, path):
+            if is_at(descriptor, path):
                 path.unlink()
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process forked meanwhile holds a copy of the descriptor
-            os.close(descriptor)
-
-    @contextmanager
-    def _deciding(self) -> Iterator[None]:
-        descriptor = os.open(self.folder / "room.lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def _refuse_larger(self, shard: RemoteShard, size: int | None) -> None:
@@ -336,17 +256,3 @@ class _Part(io.FileIO):
             self.written += taken
             view = view[taken:]
         return len(data)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file still is the one at a path."""
-    with suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    return False
-
-
-def _lock_at_once(descriptor: int) -> bool:
-    with suppress(BlockingIOError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -61,7 +62,7 @@ def open_dataset(data: Data) -> Dataset:
 
 
 def caching_of(data: Data) -> Caching:
-    """Where `data` keeps remote shards and indexes."""
+    """Where `data` keeps fetched shards and indexes."""
     standard = default_caching()
     folder = Path(data.cache).expanduser() if data.cache else standard.folder
     return Caching(folder, data.cache_size.bytes, data.allow_shell)
@@ -84,6 +85,8 @@ class Indexed:
 
     def summary(self) -> str:
         text = f"{self.shards.count} pictures in {len(self.shards.shards)} shards"
+        if self.data.copy and self.shards.paths:
+            text += f", copied into {self._caching.folder} first"
         if self.data.holdout:
             text += f", {len(self.split.held_out)} held out"
         return text + self._faults() + self._warning()
@@ -186,7 +189,8 @@ class Indexed:
         from distgan.data.substitutes import Substitutes
 
         data, shards = self.data, self.shards
-        cache = self._caching.open() if any(shard.is_remote for shard in shards.shards) else None
+        fetched = data.copy or any(shard.is_remote for shard in shards.shards)
+        cache = self._caching.open() if fetched else None
         mask = None
         if len(allowed) < shards.count:
             mask = np.zeros(shards.count, bool)
@@ -194,7 +198,7 @@ class Indexed:
         decoder = Decoder(data.resolution, data.channels, data.fit)
         replaces = data.bad_pictures == "replace"
         substitutes = Substitutes(shards, mask, data.bad_limit, self._told) if replaces else None
-        return Pictures(shards, decoder, Shelf(shards.shards, cache, any_size=replaces), substitutes)
+        return Pictures(shards, decoder, Shelf(shards.shards, cache, copy=data.copy, any_size=replaces), substitutes)
 
 
 class Unindexed:
@@ -255,10 +259,18 @@ def classes_in_windows(shards: ShardSet, window: int) -> tuple[float, int]:
 
 
 def _check_cache(shards: ShardSet, data: Data, caching: Caching) -> None:
-    """Raises `ConfigError` where all remote shards are in use at once and the cache cannot hold them."""
-    remote = sum(shard.bytes for shard in shards.shards if shard.is_remote)
-    if data.order == "shuffle" and remote > caching.limit:
+    """Raises `ConfigError` where all fetched shards are in use at once and the cache cannot hold them, and where the
+    cache lies among the shards that are to be copied into it."""
+    fetched = sum(shard.bytes for shard in shards.shards if data.copy or shard.is_remote)
+    if data.order == "shuffle" and fetched > caching.limit:
         raise ConfigError(
-            f"data.cache_size: {data.cache_size} cannot hold the {-(-remote // 10**6)} MB of remote shards, all of "
-            "which data.order shuffle has in use at once; make it that large, or use data.order: window"
+            f"data.cache_size: {data.cache_size} cannot hold the {-(-fetched // 10**6)} MB of "
+            f"{'shards to be copied' if data.copy else 'remote shards'}, all of which data.order shuffle has in use at "
+            "once; make it that large, or use data.order: window"
+        )
+    folders = {os.path.realpath(folder) for folder in {path.parent for path in shards.paths}}
+    if data.copy and os.path.realpath(caching.folder) in folders:
+        raise ConfigError(
+            f"data.cache: {caching.folder} holds the very shards that data.copy is to copy into it; give a folder on "
+            "the disk of the node"
         )

@@ -1,15 +1,16 @@
-"""What goes wrong on the way from a URL: told in one line without secrets, or mended by another attempt."""
+"""What goes wrong on the way from a URL or path: told in one line without secrets, or mended by another attempt."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from distgan.data.urls import masked, shown
+from distgan.data.urls import is_remote, masked, shown
 from distgan.errors import DataError, ReadError
 
 ATTEMPTS = 10  # without a new byte
@@ -23,6 +24,11 @@ NETWORK_ERRORS = (
     "RequestException",
 )
 """Errors of aiohttp, botocore, httpx and requests that a second attempt may mend; named, as they are not imported."""
+LOST = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR),
+    *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE),
+)
+"""What the system says of a file that is no fault of this process, and would be said again."""
 DEFECTS = (TypeError, AttributeError, NameError, LookupError, AssertionError)
 T = TypeVar("T")
 
@@ -43,7 +49,7 @@ class ShardLost(ReadError):
 
 
 class LostThere(ShardLost, RemoteError):
-    """A shard at a URL that is lost."""
+    """A shard that is lost where it is to be fetched from."""
 
 
 class NotThere(LostThere):
@@ -101,6 +107,11 @@ def pause(failures: int, stop: threading.Event | None) -> None:
 
 def _final(error: Exception, url: str) -> Exception | None:
     """What to raise for an error that another attempt would not mend; None for one that it may."""
+    if not is_remote(url) and isinstance(error, OSError):
+        if error.errno in LOST:
+            return LostThere(url, f"cannot be read: {error.strerror}", "copy it again")
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return error
     error = _root(error)
     status = _status(error)
     if status in (404, 410):

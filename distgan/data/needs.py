@@ -1,4 +1,4 @@
-"""Which remote shards a process will read next, and which it has done with."""
+"""Which shards from far away a process will read next, and which it has done with."""
 
 from __future__ import annotations
 

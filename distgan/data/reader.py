@@ -14,7 +14,7 @@ from distgan.data.decode import Decoder, Scratch, as_pictures
 from distgan.data.failures import ShardLost
 from distgan.data.index import ShardSet
 from distgan.data.scan import Kind, member_at
-from distgan.data.shelf import Shelf, lost, name_of, unreadable
+from distgan.data.shelf import Shelf, name_of
 from distgan.data.substitutes import Substitutes
 from distgan.errors import PictureError, ReadError
 
@@ -150,9 +150,9 @@ class Pictures:
         try:
             got = os.preadv(descriptor, (memory[:size],), offset)
         except OSError as error:
-            raise unreadable(shard, error) from None
+            raise self.shelf.unreadable(number, error) from None
         if got < size:
-            raise lost(shard, f"the shard ends at byte {os.fstat(descriptor).st_size} of {shard.bytes}")
+            raise self.shelf.lost(number, f"the shard ends at byte {os.fstat(descriptor).st_size} of {shard.bytes}")
         try:
             if not self._checked[sample]:
                 self.decoder.check(memory[:size], kind, crc)

@@ -1,4 +1,4 @@
-"""What is at a URL: read whole when it is small, or appended to a file so that a broken download goes on where it was.
+"""What is at a URL or path: read whole when it is small, or appended to a file so that a broken copy goes on there.
 
 Imports no torch, and fsspec only once a URL is really read. `http` and `https` are streamed, so that a connection that
 breaks loses next to nothing; all other schemes are read in chunks. Every error names the URL without its secrets.
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from distgan.data.failures import POLL, FileTrouble, LostThere, NotThere, RemoteError, Stopped, heed, patiently
 from distgan.data.pipes import download_pipe
-from distgan.data.urls import HTTP, check_url, shown
+from distgan.data.urls import HTTP, check_url, is_remote, shown
 from distgan.errors import DataError
 
 CONNECT_SECONDS = 30.0
@@ -138,6 +138,8 @@ class _Transfer:
 
     def _surplus(self, length: int, start: int, end: int) -> int:
         """How many bytes at the front were not asked for: a store that ignores ranges sends the whole."""
+        if length == 0 and not is_remote(self.url):  # asking again would not mend it
+            raise LostThere(self.url, f"is shorter than its {self.size} bytes", "it has changed, so index it again")
         if length == 0:
             raise EOFError(f"no bytes after {start} of {self.size}")
         if length <= end - start:
@@ -189,6 +191,8 @@ def _filesystem(url: str) -> tuple[Any, str]:
     import fsspec.core
 
     scheme = url.partition("://")[0].lower()
+    if not is_remote(url):
+        return fsspec.filesystem("file"), url
     if not url.lower().startswith(HTTP):
         listings = {"use_listings_cache": False} if scheme in ("s3", "gs", "gcs") else {}
         return fsspec.core.url_to_fs(url, **listings)

@@ -1,4 +1,4 @@
-"""The shards that are open: files of this machine all along, remote ones while they are needed."""
+"""The shards that are open: files read where they lie all along, those fetched into a cache while they are needed."""
 
 from __future__ import annotations
 
@@ -11,48 +11,46 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from distgan.data.cache import RemoteShard, ShardCache
-from distgan.data.failures import ShardLost
+from distgan.data.failures import LOST, ShardLost
 from distgan.data.index import Shard
 from distgan.data.urls import shown
 from distgan.errors import ReadError
 
 DOWNLOADS = 4
-"""Remote shards that one process fetches at once."""
-LOST = (
-    *(errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR),
-    *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE),
-)
-"""What the system says of a file that is no fault of this process, and would be said again."""
+"""Shards that one process fetches at once."""
 _SPARE = 64  # files that a training has open beside its shards, at least
 
 
 class Shelf:
     """Descriptors of shards by number, from any thread.
 
-    With `any_size` a file of this machine is opened although its size is not that of its index: what is left of it is
-    left. Raises `ReadError` where this process may not have so many files open."""
+    Remote shards are fetched into the `cache`, with `copy` all. With `any_size` a file that is read where it lies is
+    opened although its size is not that of its index: what is left of it is left. Raises `ReadError` where this process
+    may not have so many files open."""
 
-    def __init__(self, shards: Sequence[Shard], cache: ShardCache | None = None, *, any_size: bool = False) -> None:
+    def __init__(
+        self, shards: Sequence[Shard], cache: ShardCache | None = None, *, copy: bool = False, any_size: bool = False
+    ) -> None:
         self._shards, self._cache, self._any_size = shards, cache, any_size
-        self._remote = any(shard.is_remote for shard in shards)
-        _allow_files(sum(not shard.is_remote for shard in shards))
+        self._fetched = [copy or shard.is_remote for shard in shards]
+        _allow_files(len(shards), len(shards) - sum(self._fetched))
         self._open: dict[int, Future[int]] = {}
         self._lost: dict[int, ShardLost] = {}
         self.ready: dict[int, int] = {}
         """Descriptors of the shards that are open now."""
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="shards") if self._remote else None
+        self._pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="shards") if self.fetches else None
 
     def __len__(self) -> int:
         return len(self._shards)
 
     @property
-    def is_remote(self) -> bool:
+    def fetches(self) -> bool:
         """Whether any shard has to be fetched."""
-        return self._remote
+        return any(self._fetched)
 
     def descriptor(self, number: int) -> int:
-        """An open file of the whole shard; waits for a remote one. Raises `DataError` where it cannot be had, and
+        """An open file of the whole shard; waits while it is fetched. Raises `DataError` where it cannot be had, and
         `ShardLost`, from then on at once, where nobody can have it."""
         self._refuse_lost(number)
         future = self._ask(number)
@@ -67,30 +65,29 @@ class Shelf:
 
     @contextlib.contextmanager
     def borrowed(self, number: int) -> Iterator[int]:
-        """As `descriptor`, for a shard that may be none of those that are in use or asked for: a remote one is opened
-        for this use alone, so that it may leave the cache afterwards and nobody closes it meanwhile."""
-        shard = self._shards[number]
-        if not shard.is_remote:
+        """As `descriptor`, for a shard that may be none of those that are in use or asked for: a fetched one is
+        opened for this use alone, so that it may leave the cache afterwards and nobody closes it meanwhile."""
+        if not self._fetched[number]:
             yield self.descriptor(number)
             return
         self._refuse_lost(number)
         with self._remembering(number):
-            descriptor = self._fetch(shard)
+            descriptor = self._fetch(number)
         try:
             yield descriptor
         finally:
             os.close(descriptor)
 
     def want(self, numbers: Iterable[int]) -> None:
-        """Begins to fetch remote shards, in this order, without waiting."""
+        """Begins to fetch shards, in this order, without waiting; those that are read where they lie need none."""
         for number in numbers:
-            if number not in self._open and number not in self._lost and self._shards[number].is_remote:
+            if number not in self._open and number not in self._lost and self._fetched[number]:
                 self._ask(number)
 
     def give_up(self, numbers: Iterable[int]) -> None:
-        """Closes remote shards that no reader has in hand; they may then leave the cache."""
+        """Closes fetched shards that no reader has in hand; they may then leave the cache."""
         for number in numbers:
-            if self._shards[number].is_remote:
+            if self._fetched[number]:
                 with self._lock:
                     self.ready.pop(number, None)
                     future = self._open.pop(number, None)
@@ -114,21 +111,57 @@ class Shelf:
     def _ask(self, number: int) -> Future[int]:
         with self._lock:
             if number not in self._open:
-                self._open[number] = self._start(self._shards[number])
+                self._open[number] = self._start(number)
             return self._open[number]
 
-    def _start(self, shard: Shard) -> Future[int]:
-        if shard.is_remote:
-            return self._pool.submit(self._fetch, shard)
+    def _start(self, number: int) -> Future[int]:
+        if self._fetched[number]:
+            return self._pool.submit(self._fetch, number)
         future: Future[int] = Future()
         try:
-            future.set_result(_open_local(shard, self._any_size))
+            future.set_result(self._open_in_place(number))
         except ReadError as error:
             future.set_exception(error)
         return future
 
-    def _fetch(self, shard: Shard) -> int:
+    def _fetch(self, number: int) -> int:
+        shard = self._shards[number]
         return self._cache.open(RemoteShard(shard.place, shard.bytes, shard.sha256))
+
+    def _open_in_place(self, number: int) -> int:
+        """Opens a shard where it lies. Raises `ShardLost` where it is gone or not what was indexed, `ReadError` where
+        this process cannot open it."""
+        shard = self._shards[number]
+        try:
+            descriptor = os.open(shard.place, os.O_RDONLY)
+        except OSError as error:
+            raise self.unreadable(number, error) from None
+        size = os.fstat(descriptor).st_size
+        if size != shard.bytes and not self._any_size:
+            os.close(descriptor)
+            reason = f"the shard has {size} bytes, and {shard.bytes} when it was indexed"
+            raise ShardLost(shard.place, reason, "copy it again, or index it anew with `distgan index`")
+        return descriptor
+
+    def unreadable(self, number: int, error: OSError) -> ReadError:
+        """What to raise where the system does not let a shard be opened or read."""
+        if error.errno in LOST:
+            return self.lost(number, f"cannot be read: {error.strerror}")
+        name = name_of(self._shards[number])
+        if error.errno == errno.EMFILE:
+            return ReadError(
+                f"{name}: cannot be opened: this process has as many files open as `ulimit -n` allows, "
+                f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]}; raise it, or make fewer and larger shards"
+            )
+        return ReadError(f"{name}: cannot be read: {error.strerror}")
+
+    def lost(self, number: int, reason: str) -> ReadError:
+        """What to raise of an open file that is not what it was. That of a fetched shard is a copy which only this
+        machine has, so that others would not find the same."""
+        name = name_of(self._shards[number])
+        if self._fetched[number]:
+            return ReadError(f"{name}: {reason}, in the cache of this machine; start again")
+        return ShardLost(name, reason, "copy it again")
 
     def _refuse_lost(self, number: int) -> None:
         if (lost := self._lost.get(number)) is not None:
@@ -144,41 +177,6 @@ class Shelf:
             raise
 
 
-def _open_local(shard: Shard, any_size: bool) -> int:
-    """Opens a shard of this machine. Raises `ShardLost` where it is gone or not what was indexed, `ReadError` where
-    this process cannot open it."""
-    try:
-        descriptor = os.open(shard.place, os.O_RDONLY)
-    except OSError as error:
-        raise unreadable(shard, error) from None
-    size = os.fstat(descriptor).st_size
-    if size != shard.bytes and not any_size:
-        os.close(descriptor)
-        reason = f"the shard has {size} bytes, and {shard.bytes} when it was indexed"
-        raise ShardLost(shard.place, reason, "copy it again, or index it anew with `distgan index`")
-    return descriptor
-
-
-def unreadable(shard: Shard, error: OSError) -> ReadError:
-    """What to raise where the system does not let a shard be opened or read."""
-    if error.errno in LOST:
-        return lost(shard, f"cannot be read: {error.strerror}")
-    if error.errno == errno.EMFILE:
-        return ReadError(
-            f"{name_of(shard)}: cannot be opened: this process has as many files open as `ulimit -n` allows, "
-            f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]}; raise it, or make fewer and larger shards"
-        )
-    return ReadError(f"{name_of(shard)}: cannot be read: {error.strerror}")
-
-
-def lost(shard: Shard, reason: str) -> ReadError:
-    """What to raise of a file that is not what it was. That of a remote shard is a copy which only this machine has, so
-    that others would not find the same."""
-    if shard.is_remote:
-        return ReadError(f"{name_of(shard)}: {reason}, in the cache of this machine; start again")
-    return ShardLost(name_of(shard), reason, "copy it again")
-
-
 def _close(future: Future[int] | None) -> None:
     if future is None or future.cancel():
         return
@@ -190,12 +188,13 @@ def _close(future: Future[int] | None) -> None:
     future.add_done_callback(close)
 
 
-def _allow_files(count: int) -> None:
-    """Lets this process keep all shards open. Raises `ReadError` where the system does not."""
+def _allow_files(count: int, kept: int) -> None:
+    """Lets this process have so many shards open, as far as the system does. Raises `ReadError` where that is less than
+    the `kept` of them that stay open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and count + _SPARE > hard:
+    if hard != resource.RLIM_INFINITY and kept + _SPARE > hard:
         raise ReadError(
-            f"data.shards names {count} shards on this machine, which are all kept open, and `ulimit -Hn` allows a "
+            f"data.shards names {kept} shards on this machine, which are all kept open, and `ulimit -Hn` allows a "
             f"process {hard} files; have it raised, or make fewer and larger shards (`distgan prepare --shard-size`)"
         )
     wanted = count + 512 if hard == resource.RLIM_INFINITY else min(count + 512, hard)

@@ -122,7 +122,7 @@ class Stream:
         self._pin = pin
         self._planned = self._taken = self._epoch = 0
         self._ahead: deque[tuple[Batch, list[Future]]] = deque()
-        self._needs = plan.needs(pictures.shard_of) if pictures.shelf.is_remote else None
+        self._needs = plan.needs(pictures.shard_of) if pictures.shelf.fetches else None
         self._batches_of_epoch = -(-plan.order.count // plan.batch_size)
         self._last_read = 0
         self.wait_seconds = 0.0
@@ -168,8 +168,7 @@ class Stream:
         return batch, parts
 
     def _fetch_ahead(self, number: int) -> None:
-        """Asks for the remote shards of batch `number` and the next ones; not when all that an epoch has needed was in
-        memory."""
+        """Asks for the shards of batch `number` and the next; not when all that an epoch has needed was in memory."""
         if self._needs is not None:
             wanted = self._needs.before(number)
             if number - self._last_read <= self._batches_of_epoch:

@@ -74,7 +74,8 @@ def write_shards(folder: Path, sizes: Sequence[int], form: str = "npy", labelled
 
 def dataset(shards: object, **settings) -> Indexed:
     """The shards as a config opens them."""
-    return open_dataset(Data(shards=str(shards), resolution=SIDE, **{"tier": "stream", **settings}))
+    spec = shards if isinstance(shards, list) else str(shards)
+    return open_dataset(Data(shards=spec, resolution=SIDE, **{"tier": "stream", **settings}))
 
 
 def read(
