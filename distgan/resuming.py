@@ -15,7 +15,7 @@ _FREE = (
     "data.tier",
     "data.bad_limit",
     "data.cache",  # and data.cache_size
-    "data.copy",
+    "data.stage",
     "data.allow_shell",
     "train.length",
     "train.micro_batch",

@@ -25,7 +25,7 @@ from distgan.networks.norms import batch_norms
 from distgan.watchdog import Idle, Watchdog, listen, this_process
 
 _OWN = (
-    *("data.shards", "data.threads", "data.tier", "data.cache", "data.cache_size", "data.copy"),
+    *("data.shards", "data.threads", "data.tier", "data.cache", "data.cache_size", "data.stage"),
     *("train.micro_batch", "train.device", "train.compile"),
 )
 """Keys that may differ between the machines of a run: where the same pictures are, and how the same is computed."""

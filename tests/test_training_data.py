@@ -52,7 +52,7 @@ def test_a_run_goes_on_with_copies_as_if_there_were_none(shapes_shards, tmp_path
     common = ["--config", TINY, "data.tier=stream", f"data.shards={shapes_shards}", "checkpoint.every=2 steps"]
     train(*common, "train.length=8 steps", f"run_dir={tmp_path / 'calm'}")
     train(*common, "train.length=4 steps", f"run_dir={tmp_path / 'run'}")
-    copies = ["data.copy=true", f"data.cache={tmp_path / 'disk'}"]
+    copies = ["data.stage=true", f"data.cache={tmp_path / 'disk'}"]
     done = train(*common, *copies, "train.length=8 steps", f"run_dir={tmp_path / 'run'}")
     assert f"copied into {tmp_path / 'disk'} first" in done.stderr + done.stdout
     assert worst_difference(tmp_path / "calm", tmp_path / "run") == 0

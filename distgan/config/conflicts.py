@@ -98,7 +98,7 @@ def _resampled(config: Config) -> Iterator[Mistake]:
     for key, value, plain in (
         ("holdout", data.holdout, None),
         ("partitions", data.partitions, 1),
-        ("copy", data.copy, False),
+        ("stage", data.stage, False),
         ("tier", data.tier if data.tier != "stream" else "auto", "auto"),
     ):
         if value != plain:

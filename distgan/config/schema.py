@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -17,9 +16,6 @@ def _held_out(value: object) -> object:
     if value is None or isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
         return value
     raise ValueError('an amount with a unit, such as "1000 images" or "2 shards", or names of shards')
-
-
-warnings.filterwarnings("ignore", 'Field name "copy" in "Data" shadows')  # a method of pydantic's own; nobody calls it
 
 
 class Data(Section):
@@ -62,7 +58,7 @@ class Data(Section):
     distgan in the user's cache folder."""
     cache_size: AnySize = Size("100 GB", 100 * 10**9)
     """Most that the shards in the cache take: MB, GB or TB; the least recently used make room."""
-    copy: bool = False
+    stage: bool = False
     """Copy shards of local paths into the cache first, as remote ones are: for shared file systems that are slower than
     the disk of the node."""
     allow_shell: bool = False

@@ -85,7 +85,7 @@ class Indexed:
 
     def summary(self) -> str:
         text = f"{self.shards.count} pictures in {len(self.shards.shards)} shards"
-        if self.data.copy and self.shards.paths:
+        if self.data.stage and self.shards.paths:
             text += f", copied into {self._caching.folder} first"
         if self.data.holdout:
             text += f", {len(self.split.held_out)} held out"
@@ -189,7 +189,7 @@ class Indexed:
         from distgan.data.substitutes import Substitutes
 
         data, shards = self.data, self.shards
-        fetched = data.copy or any(shard.is_remote for shard in shards.shards)
+        fetched = data.stage or any(shard.is_remote for shard in shards.shards)
         cache = self._caching.open() if fetched else None
         mask = None
         if len(allowed) < shards.count:
@@ -198,7 +198,7 @@ class Indexed:
         decoder = Decoder(data.resolution, data.channels, data.fit)
         replaces = data.bad_pictures == "replace"
         substitutes = Substitutes(shards, mask, data.bad_limit, self._told) if replaces else None
-        return Pictures(shards, decoder, Shelf(shards.shards, cache, copy=data.copy, any_size=replaces), substitutes)
+        return Pictures(shards, decoder, Shelf(shards.shards, cache, copy=data.stage, any_size=replaces), substitutes)
 
 
 class Unindexed:
@@ -261,16 +261,16 @@ def classes_in_windows(shards: ShardSet, window: int) -> tuple[float, int]:
 def _check_cache(shards: ShardSet, data: Data, caching: Caching) -> None:
     """Raises `ConfigError` where all fetched shards are in use at once and the cache cannot hold them, and where the
     cache lies among the shards that are to be copied into it."""
-    fetched = sum(shard.bytes for shard in shards.shards if data.copy or shard.is_remote)
+    fetched = sum(shard.bytes for shard in shards.shards if data.stage or shard.is_remote)
     if data.order == "shuffle" and fetched > caching.limit:
         raise ConfigError(
             f"data.cache_size: {data.cache_size} cannot hold the {-(-fetched // 10**6)} MB of "
-            f"{'shards to be copied' if data.copy else 'remote shards'}, all of which data.order shuffle has in use at "
+            f"{'shards to be copied' if data.stage else 'remote shards'}, all of which data.order shuffle has in use at "
             "once; make it that large, or use data.order: window"
         )
     folders = {os.path.realpath(folder) for folder in {path.parent for path in shards.paths}}
-    if data.copy and os.path.realpath(caching.folder) in folders:
+    if data.stage and os.path.realpath(caching.folder) in folders:
         raise ConfigError(
-            f"data.cache: {caching.folder} holds the very shards that data.copy is to copy into it; give a folder on "
+            f"data.cache: {caching.folder} holds the very shards that data.stage is to copy into it; give a folder on "
             "the disk of the node"
         )

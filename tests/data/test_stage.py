@@ -1,4 +1,4 @@
-"""data.copy: shards of a shared file system, copied to the disk of the node before they are read."""
+"""data.stage: shards of a shared file system, copied to the disk of the node before they are read."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def work(results: Path, settings: dict, disk: Path, rank, world_size, batches, p
     cache_module.download, cache_module._Part.write = download, write
     if pause:
         remote.CHUNK = remote.SMALLEST_CHUNK = 4096
-    stream = dataset(settings.pop("shards"), copy=True, **settings).stream(BATCH, 0, 0, Place(rank, world_size))
+    stream = dataset(settings.pop("shards"), stage=True, **settings).stream(BATCH, 0, 0, Place(rank, world_size))
     found = [numbers_of(next(stream).pixels) for _ in range(batches)]
     stream.close()
     (results / f"{disk.name} {rank}").write_text(json.dumps(found))
@@ -125,7 +125,7 @@ def test_copies_give_the_same_bits_and_are_what_is_read(shards, tmp_path, tier, 
     settings, cache = {"tier": tier, "holdout": "20 images", **order}, tmp_path / "disk"
     plain, before = dataset(shards, **settings), contents(shards)
     calm = read(plain, 2 * EPOCH, batch_size=BATCH)
-    copied = dataset(shards, copy=True, cache=str(cache), **settings)
+    copied = dataset(shards, stage=True, cache=str(cache), **settings)
     assert copied.fingerprint == plain.fingerprint and copied.names(BATCH, 0, 0) == plain.names(BATCH, 0, 0)
     assert read(copied, 2 * EPOCH, batch_size=BATCH) == calm
     assert read(copied, EPOCH, batch_size=BATCH, world_size=2, position=BATCH * EPOCH) == calm[BATCH * EPOCH :]
@@ -141,11 +141,11 @@ def test_shards_named_in_any_way_are_copied(shards, tmp_path):
     specs = {"folder": shards, "glob": f"{shards}/x-*.tar", "braces": f"{shards}/x-{{00000..00007}}.tar"}
     for name, spec in specs.items():
         cache = tmp_path / name
-        assert read(dataset(spec, copy=True, cache=str(cache)), EPOCH, batch_size=BATCH) == calm
+        assert read(dataset(spec, stage=True, cache=str(cache)), EPOCH, batch_size=BATCH) == calm
         assert names_in(cache) == names_of(shards)
-    listed = dataset(every, copy=True, cache=str(tmp_path / "list"))
+    listed = dataset(every, stage=True, cache=str(tmp_path / "list"))
     assert read(listed, EPOCH, batch_size=BATCH) == calm and names_in(tmp_path / "list") == names_of(shards)
-    one = dataset(every[4], copy=True, cache=str(tmp_path / "tar"))
+    one = dataset(every[4], stage=True, cache=str(tmp_path / "tar"))
     assert len(read(one, 2, batch_size=BATCH)) == 48 and len(names_in(tmp_path / "tar")) == 1
 
 
@@ -156,14 +156,14 @@ def test_shards_here_and_far_away_are_one_set(shards, tmp_path):
         shutil.copytree(shards, tmp_path / "here")
         here = [f"{tmp_path}/here/x-{number:05d}.tar" for number in range(4)]
         there = [server.url(f"set/x-{number:05d}.tar") for number in range(4, 8)]
-        copied = dataset(here + there, cache=str(tmp_path / "disk"), copy=True)
+        copied = dataset(here + there, cache=str(tmp_path / "disk"), stage=True)
         assert read(copied, EPOCH, batch_size=BATCH) == calm
     assert names_in(tmp_path / "disk") == names_of(shards)
 
 
 def test_foreign_tars_without_an_index_are_indexed_and_copied(tmp_path):
     folder = write_shards(tmp_path / "plain", SIZES)
-    copied = dataset(folder, copy=True, cache=str(tmp_path / "disk"))
+    copied = dataset(folder, stage=True, cache=str(tmp_path / "disk"))
     assert read(copied, EPOCH, batch_size=BATCH) == read(dataset(folder), EPOCH, batch_size=BATCH)
     assert names_in(tmp_path / "disk") == names_of(folder)
 
@@ -209,7 +209,7 @@ def test_the_copies_are_bounded(tmp_path):
     cache, bounds = tmp_path / "disk", {"cache_size": f"{limit / 1e6:.6f} MB"}
     window = {"order": "window", "window": 2}
     calm = read(dataset(folder, **window), 200, batch_size=BATCH)
-    copied = dataset(folder, copy=True, cache=str(cache), **bounds, **window)
+    copied = dataset(folder, stage=True, cache=str(cache), **bounds, **window)
     stream, found, most = copied.stream(BATCH, 0, 0, Place()), [], 0
     for _ in range(200):
         found += numbers_of(next(stream).pixels)
@@ -219,12 +219,12 @@ def test_the_copies_are_bounded(tmp_path):
     with pytest.raises(
         ConfigError, match=r"cache_size: .* cannot hold the \d+ MB of shards to be copied.*order: window"
     ):
-        dataset(folder, copy=True, cache=str(cache), **bounds)
+        dataset(folder, stage=True, cache=str(cache), **bounds)
 
 
 def test_shards_are_copied_ahead_of_need(shards, tmp_path):
     """Those of the first batches, and the four that come next; not all there are."""
-    copied = dataset(shards, copy=True, cache=str(tmp_path / "disk"), order="window", window=1)
+    copied = dataset(shards, stage=True, cache=str(tmp_path / "disk"), order="window", window=1)
     stream = copied.stream(1, 0, 0, Place())
     next(stream)
     deadline = time.monotonic() + 20
@@ -245,7 +245,7 @@ LOSSES = {
 @pytest.mark.parametrize("how", LOSSES)
 def test_a_source_that_is_lost_meanwhile_is_named_at_once(shards, tmp_path, how):
     lose, told = LOSSES[how]
-    copied = dataset(shards, copy=True, cache=str(tmp_path / "disk"))
+    copied = dataset(shards, stage=True, cache=str(tmp_path / "disk"))
     lose(shards / "x-00004.tar")
     started = time.monotonic()
     with pytest.raises(ReadError, match=rf"x-00004\.tar: .*{told}.*data\.bad_pictures: replace$") as caught:
@@ -283,13 +283,13 @@ def test_a_source_that_answers_again_is_waited_for(shards, tmp_path, monkeypatch
 
     monkeypatch.setattr(LocalFileSystem, "cat_file", troubled)
     calm = read(dataset(shards), EPOCH, batch_size=BATCH)
-    assert read(dataset(shards, copy=True, cache=str(tmp_path / "disk")), EPOCH, batch_size=BATCH) == calm
+    assert read(dataset(shards, stage=True, cache=str(tmp_path / "disk")), EPOCH, batch_size=BATCH) == calm
     assert len(troubles) == 3
 
 
 def test_a_damaged_copy_is_no_loss_of_the_shard(shards, tmp_path):
     """Only this machine has it, so nothing may be replaced."""
-    copied = dataset(shards, copy=True, cache=str(tmp_path / "disk"), bad_pictures="replace")
+    copied = dataset(shards, stage=True, cache=str(tmp_path / "disk"), bad_pictures="replace")
     stream = copied.stream(BATCH, 0, 0, Place())
     next(stream)
     for path in (tmp_path / "disk").glob("*.tar"):
@@ -303,7 +303,7 @@ def test_a_damaged_copy_is_no_loss_of_the_shard(shards, tmp_path):
 
 
 def test_a_cache_that_is_removed_in_mid_run_is_told(shards, tmp_path):
-    copied = dataset(shards, copy=True, cache=str(tmp_path / "disk"), order="window", window=1)
+    copied = dataset(shards, stage=True, cache=str(tmp_path / "disk"), order="window", window=1)
     stream = copied.stream(8, 0, 0, Place())
     next(stream)
     shutil.rmtree(tmp_path / "disk")
@@ -331,7 +331,7 @@ def test_as_many_files_may_be_open_as_there_are_copies(tmp_path):
 
 def test_many_threads_copy_once(shards, tmp_path):
     """Streams of one process that read at the same time."""
-    copied = dataset(shards, copy=True, cache=str(tmp_path / "disk"))
+    copied = dataset(shards, stage=True, cache=str(tmp_path / "disk"))
     calm, found = read(dataset(shards), EPOCH, batch_size=BATCH), []
     readers = [threading.Thread(target=lambda: found.append(read(copied, EPOCH, batch_size=BATCH))) for _ in range(3)]
     [reader.start() for reader in readers]
@@ -350,16 +350,16 @@ class TestRefusals:
 
     def test_resampled_shards_are_never_kept(self):
         tree = {**self.TREE, "data": {**self.TREE["data"], "order": "resampled"}}
-        with pytest.raises(ConfigError, match=r"data\.copy: True is not possible with data\.order resampled"):
+        with pytest.raises(ConfigError, match=r"data\.stage: True is not possible with data\.order resampled"):
             validate(tree)
 
     def test_a_cache_among_the_shards(self, shards, tmp_path):
         (tmp_path / "link").symlink_to(shards)
         with pytest.raises(ConfigError, match=r"data\.cache: .*link holds the very shards.*the disk of the node"):
-            dataset(shards, copy=True, cache=str(tmp_path / "link"))
+            dataset(shards, stage=True, cache=str(tmp_path / "link"))
 
     def test_a_cache_on_the_same_disk_is_none(self, shards):
-        copied = dataset(shards, copy=True, cache=str(shards.parent / "cache"))
+        copied = dataset(shards, stage=True, cache=str(shards.parent / "cache"))
         assert len(read(copied, EPOCH, batch_size=BATCH)) == BATCH * EPOCH
 
     def test_the_doctor_says_where_the_copies_go_and_makes_none(self, shards, tmp_path):
