@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from distgan.exit_status import end_now
+from distgan.launcher import launcher, workers_of
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _LOOK = 0.5
@@ -35,7 +36,7 @@ class StopSignals:
         """Called, in another thread and for moments only, before a second SIGINT ends the process."""
         self.met = False
         """Whether the processes have found each other; until then only the launcher knows of one that has ended."""
-        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        self._launcher = launcher()
 
     def install(self) -> StopSignals:
         """From the main thread."""
@@ -94,21 +95,6 @@ class StopSignals:
         ):
             line = f"distgan: process {os.environ['RANK']}: another process has ended before the training began\n"
             end_now(1, lambda: os.write(2, line.encode()), within=2.0)
-
-
-def workers_of(launcher: int) -> int:
-    """How many processes of a torchrun are at work on this machine."""
-    found = 0
-    for entry in filter(str.isdecimal, os.listdir("/proc")):  # not "self"
-        try:
-            with open(f"/proc/{entry}/stat") as file:
-                _, parent = file.read().rpartition(")")[2].split()[:2]
-            if int(parent) == launcher:
-                with open(f"/proc/{entry}/environ", "rb") as file:
-                    found += b"\0LOCAL_RANK=" in b"\0" + file.read()  # one that has ended has none
-        except (OSError, ValueError):
-            continue
-    return found
 
 
 def ignore_stop_signals() -> None:

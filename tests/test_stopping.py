@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from launching import ROOT
 
 LOOP = """
 import sys, time
@@ -115,7 +116,8 @@ import sys, time
 from distgan.stopping import StopSignals
 signals = StopSignals().install()
 print("ready", flush=True)
-while not signals.asked:
+end = time.monotonic() + 30
+while not signals.asked and time.monotonic() < end:
     time.sleep(0.01)
 print(signals.reason, file=sys.stderr, flush=True)
 """
@@ -124,6 +126,16 @@ print(signals.reason, file=sys.stderr, flush=True)
 def test_the_end_of_the_launcher_is_a_reason_to_stop():
     done = subprocess.run([sys.executable, "-c", LAUNCHED, ORPHAN], capture_output=True, text=True, timeout=30)
     assert done.stderr == "the end of its launcher\n"
+
+
+def test_the_end_of_an_accelerate_that_started_one_process_is_a_reason_to_stop(tmp_path):
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "launch" / "single_gpu.yaml"]
+    process = subprocess.Popen([*launch, tmp_path / "orphan.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    process.terminate()
+    _, errors = process.communicate(timeout=10)  # until its child is gone too
+    assert errors.endswith(b"the end of its launcher\n")
 
 
 def test_children_inherit_nothing():
