@@ -59,6 +59,7 @@ def train(args: argparse.Namespace, signals) -> None:
     signals.on_interrupt = lambda: (folder.give_up() if runtime.is_main else None, runtime.watchdog.failed())
     runtime.watchdog.on_end = folder.give_up
     trainer = Trainer(config, runtime, dataset, folder)
+    runtime.watchdog.saves = lambda: trainer.writer.busy
     status = trainer.fit(signals, allow_other_data=args.allow_config_change, init_from=args.init_from)
     why = runtime.union(frozenset([signals.reason] if signals.reason else [])) if status == "preempted" else ()
     runtime.close()
