@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from datetime import timedelta
@@ -32,6 +33,21 @@ def workers_of(launcher: int) -> int:
         except (OSError, ValueError):
             continue
     return found
+
+
+def first_is_there() -> bool:
+    """Whether the first process of this machine is at work: the one of the same command and the same meeting place."""
+    try:
+        command, places = _process("self")
+    except OSError:  # no such thing on this system: nothing can be said
+        return False
+    wanted = {place for place in places if place.startswith((b"MASTER_ADDR=", b"MASTER_PORT="))} | {b"LOCAL_RANK=0"}
+    for entry in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            other, places = _process(entry)
+            if other == command and wanted <= places:
+                return True
+    return False
 
 
 def meet_after_restart(backend: str, timeout: timedelta) -> None:
@@ -66,6 +82,12 @@ def check_launch() -> None:
             f"accelerate launch was asked for {asked[1]} processes and started one, as it does on a CPU; "
             "add --config_file launch/cpu.yaml"
         )
+
+
+def _process(entry: str) -> tuple[bytes, set[bytes]]:
+    """The command of a process and the variables that it was given; those of one that has ended are empty."""
+    place = Path("/proc", entry)
+    return (place / "cmdline").read_bytes(), set((place / "environ").read_bytes().split(b"\0"))
 
 
 def _command_of_parent() -> list[str]:
