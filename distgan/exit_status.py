@@ -78,6 +78,12 @@ def _defect(error: Exception) -> int:
     return 1
 
 
+def _tell_peers() -> None:
+    """The others need not guess why this process is about to leave."""
+    if peers is not None:
+        peers.failed()
+
+
 def _is_told() -> bool:
     """Whether the first process of this machine tells what all processes meet. It is given the time to do so; where it
     goes on it has not met it."""
@@ -88,12 +94,6 @@ def _is_told() -> bool:
     while first_is_there() and time.monotonic() < told_by:
         time.sleep(0.2)
     return not first_is_there()
-
-
-def _tell_peers() -> None:
-    """The others need not guess why this process is about to leave."""
-    if peers is not None:
-        peers.failed()
 
 
 def leave(status: int, *, orderly: bool = True) -> int:

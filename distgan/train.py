@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -65,7 +66,8 @@ def train(args: argparse.Namespace, signals) -> None:
     runtime.close()
     if runtime.is_main:
         by = f" by {', '.join(sorted(why))}" if why else ""
-        print(f"{status}{by}: {folder.path}, step {trainer.progress.step}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # of a stderr that is full or gone
+            print(f"{status}{by}: {folder.path}, step {trainer.progress.step}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -71,10 +71,10 @@ class Watchdog:
         self._members, self._rank, self._stuck_after = members, rank, stuck_after
         self.on_end: Callable[[], object] | None = None
         """Puts down that the run ends here: called where it does, in another thread and for moments only."""
-        self.saves: Callable[[], bool] = lambda: False
-        """Whether this process is writing a checkpoint, which it may finish before it ends."""
         self._at: tuple[int, str, str, int] = (0, "starting", "", 0)
         self._marks = self._marks_then = 0
+        self.saves: Callable[[], bool] = lambda: False
+        """Whether this process is writing a checkpoint, which it may finish before it ends."""
         self._neighbour = neighbour(members, rank)
         self._judge = Judge(GONE, max(1, round(stuck_after / TICK)))
         self._verdict: Verdict | None = None
