@@ -49,7 +49,7 @@ class Idle:
     """One process has nobody to watch."""
 
     on_end: Callable[[], object] | None = None
-    saves: Callable[[], bool] = staticmethod(lambda: False)
+    saves: Callable[[], bool] | None = None
 
     def mark(self, step: int, doing: str, phase: str = "", update: int = 0) -> None:
         pass
