@@ -167,9 +167,8 @@ class Trainer:
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
             self._check_finite(self.meter.peek())
-            broken = [file for file, network in self.state.networks.items() if not is_finite(network)]
-            if broken:
-                raise Diverged(f"step {self.progress.step}: weights of {', '.join(broken)} are not finite; {_ADVICE}")
+            if broken := self._broken():
+                raise Diverged(f"step {self.progress.step}: {', '.join(broken)} are not finite; {_ADVICE}")
             self._save()
             clock.saved()
 
@@ -290,6 +289,19 @@ class Trainer:
             return
         kept = evidence.keep(self.folder, self.phases, self.dataset, self.progress)
         raise Diverged(f"{evidence}; {kept}. {way_out(train, -1 if newest is None else int(newest.name))}")
+
+    def _broken(self) -> list[str]:
+        """What a checkpoint must not keep: weights or moments that are not finite."""
+        found = [
+            f"weights of {file}"
+            for file, network in self.state.networks.items()
+            if not is_finite(network.state_dict().values())
+        ]
+        for name, optimizer in self.state.optimizers.items():
+            moments = [t for fields in optimizer.state.values() for t in fields.values() if t.dim()]  # not step counts
+            if moments and not is_finite(moments):
+                found.append(f"moments of the {name}'s optimizer")
+        return found
 
     def _save(self) -> None:
         self.progress.note_checkpoint()

@@ -58,7 +58,7 @@ class TestStop:
         told = in_processes(processes, tmp_path, run, shapes_shards, folder, settings, [plant], lagged)
         assert len({outcome.status for outcome in told}) == 1
         name = f"00000004-{plant.phase}-{plant.repeat + 1}"
-        what = "its gradient" if plant.kind == "gradient" else "its loss"
+        what = "its gradient, or the square of it," if plant.kind == "gradient" else "its loss"
         where = "" if plant.kind == "gradient" else f" on process {plant.rank}"
         message = told[0].status
         assert (
@@ -127,6 +127,13 @@ class TestStop:
         (told,) = [line for line in done.stderr.splitlines() if line.startswith("distgan:") and "finite" in line]
         (kept,) = (folder / "bad_numbers").iterdir()
         assert f"{kept} has what is needed" in told
+
+    def test_moments_that_are_not_finite_are_not_kept(self, shapes_shards, tmp_path):
+        plant = Plant("generator", (3,), 0, 0, "moments")
+        settings = ["train.length=8 steps", EACH, *SMALL]
+        (told,) = in_processes(1, tmp_path, run, shapes_shards, tmp_path / "run", settings, [plant])
+        assert "step 4: moments of the generator's optimizer are not finite; the run has diverged" in told.status
+        assert max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == "00000003"
 
     def test_evidence_that_cannot_be_written_is_said_and_keeps_nobody_waiting(self, shapes_shards, tmp_path):
         folder = tmp_path / "run"
@@ -283,8 +290,21 @@ class TestGuard:
         return torch.optim.Adam(parameters, fused=True)
 
     @pytest.mark.parametrize("lagged", [False, True])
+    @pytest.mark.parametrize("name", ["Adam", "RMSprop"])
+    def test_a_finite_gradient_that_would_hold_a_weight_for_ever_is_not_applied(self, name, lagged):
+        weight = torch.nn.Parameter(torch.zeros(3))
+        optimizer = getattr(torch.optim, name)([weight], **({"fused": True} if name == "Adam" else {}))
+        guard = Guard("skip", torch.device("cpu"), lagged=lagged)
+        for largest in (1e24, 1.0, 1e18):
+            weight.grad, before = torch.tensor([1.0, -largest, 1e-45]), weight.detach().clone()
+            assert bool(guard.step(optimizer, self.UPDATE)) == (largest == 1e24)
+            guard.end_step()
+        assert weight[1] > before[1], "it still moves"
+        assert all(tensor.isfinite().all() for tensor in optimizer.state[weight].values())
+
+    @pytest.mark.parametrize("lagged", [False, True])
     def test_large_is_not_infinite(self, lagged):
-        optimizer, guard = self.optimizer([1e30, -3e38, 1e-45]), Guard("stop", torch.device("cpu"), lagged=lagged)
+        optimizer, guard = self.optimizer([1e18, -1e19, 1e-45]), Guard("stop", torch.device("cpu"), lagged=lagged)
         guard.step(optimizer, self.UPDATE)
         guard.look()
         assert [int(fields["step"]) for fields in optimizer.state.values()] == [1, 1]
