@@ -56,7 +56,7 @@ class Evidence:
                 self._write(final, phases, dataset, progress)
             except (OSError, SafetensorError) as error:
                 reason = f": {getattr(error, 'strerror', None) or error}"
-            return not reason
+            return int(not reason)
 
         if self._runtime.from_main(write):
             return f"{final} has what is needed to study it"

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from forked import in_processes
 from launching import TINY, assert_same_weights, lines, train
-from planting import Plant, run
+from planting import Outcome, Plant, run
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,6 +30,12 @@ SELDOM = ["tracking.every=4 steps", "checkpoint.every=3 steps"]
 NO_LINES = "tracking.every=1000 steps"
 EACH, EACH_FOURTH = "checkpoint.every=1 steps", "checkpoint.every=4 steps"
 CLOCK = ("seconds", "throughput/images_per_second", "throughput/data_wait_fraction")
+
+
+def run_strictly(rank: int, *args) -> Outcome:
+    """As `run`, and the processes must be at one about what they exchange, its dtype too."""
+    dist.set_debug_level(dist.DebugLevel.DETAIL)
+    return run(rank, *args)
 
 
 def evidence(folder: Path, name: str) -> tuple[dict, dict[str, Tensor]]:
@@ -140,7 +147,7 @@ class TestStop:
         folder.mkdir()
         (folder / "bad_numbers").write_text("no folder")
         plant = Plant("critic", (1,), 0, 1, "nan loss")
-        told = in_processes(2, tmp_path, run, shapes_shards, folder, SMALL, [plant])
+        told = in_processes(2, tmp_path, run_strictly, shapes_shards, folder, SMALL, [plant])
         assert "could not be written to" in told[0].status and "Not a directory" in told[0].status
         assert "There is no checkpoint to go back to" in told[1].status
 
