@@ -79,6 +79,7 @@ class Recorder:
         if self.config.tracking.watch:
             self._watch = CollapseWatch(self.config, generator, self._progress.real_diversity, self._record.lines())
         if self._progress.step == 0:
+            self.folder.rollbacks.unlink(missing_ok=True)  # of a run whose checkpoints were removed
             self.sample(0, generator)
 
     def _open(self, step: int, total: int) -> None:
@@ -127,6 +128,11 @@ class Recorder:
     def sample(self, step: int, generator: nn.Module) -> None:
         """The grid of the fixed latents."""
         self._save(fixed_grid(generator, self.config), self.folder.sample(step), step)
+
+    @_main_only
+    def rolls_back(self, made: int) -> None:
+        """Keeps how many rollbacks all starts have made, the one that comes included."""
+        _tell_if_fails(write_atomically, self.folder.rollbacks, f"{made}\n")
 
     def lines_written(self, step: int) -> bool:
         """Whether all lines up to `step` are in metrics.jsonl; tries once more to write those that are not. A

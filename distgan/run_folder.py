@@ -34,6 +34,7 @@ class RunFolder:
         self.curves = self.path / "curves.png"
         self.checkpoints = self.path / "checkpoints"
         self.bad_numbers = self.path / "bad_numbers"
+        self.rollbacks = self.path / "rollbacks"
 
     def sample(self, step: int) -> Path:
         return self.samples / f"{step:08d}.png"
@@ -69,6 +70,13 @@ class RunFolder:
         with contextlib.suppress(OSError, UserError):
             if self.status.read_text() == "running\n":
                 self.write_status("failed")
+
+    def rollbacks_made(self) -> int:
+        """By all starts of the run, as `rollbacks` has it; 0 where it does not."""
+        try:
+            return int(self.rollbacks.read_text())
+        except (OSError, ValueError):
+            return 0
 
     def create(self) -> None:
         """Makes the folders. Raises UserError when that, or writing in them, is not possible."""

@@ -278,14 +278,15 @@ class Trainer:
         self._mark("answering bad numbers")
         evidence, train = Evidence(bad, self.runtime), self.config.train
         newest = self.restorer.newest()
-        if train.bad_numbers == "rollback" and newest is not None and self.progress.rollbacks < train.rollbacks:
+        made = max(self.progress.rollbacks, self.runtime.from_main(self.folder.rollbacks_made))  # by killed starts too
+        if train.bad_numbers == "rollback" and newest is not None and made < train.rollbacks:
+            self.recorder.rolls_back(made + 1)
             self.restorer.go_back(newest)
             self.phases.reset()
             self._inputs, self._first_step, self._saved_step = None, self.progress.step, self.progress.step
             self.recorder.rewind(self.progress.step)
             if self.runtime.is_main:
-                count = f"rollback {self.progress.rollbacks} of {train.rollbacks}"
-                tell(f"{evidence}; {count}, to step {self.progress.step}")
+                tell(f"{evidence}; rollback {made + 1} of {train.rollbacks}, to step {self.progress.step}")
             return
         kept = evidence.keep(self.folder, self.phases, self.dataset, self.progress)
         raise Diverged(f"{evidence}; {kept}. {way_out(train, -1 if newest is None else int(newest.name))}")

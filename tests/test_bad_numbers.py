@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import tarfile
 from io import BytesIO
 from pathlib import Path
@@ -259,6 +260,28 @@ class TestRollback:
         assert report["rollbacks"] == 2
         again = randomness.image_keys(randomness.key(0, "critic", 4, 0, "rollback", 2), torch.arange(16))
         assert torch.equal(draws["key"], again)
+
+    def test_killed_starts_do_not_forget_how_many_were_made_and_take_the_same_curve(self, shapes_shards, tmp_path):
+        killed, calm = tmp_path / "killed", tmp_path / "calm"
+        settings = ["train.rollbacks=2", *self._until(10)]
+
+        def start(name: str, folder: Path, plants: list[Plant]) -> Outcome:
+            (told,) = in_processes(1, tmp_path / name, run, shapes_shards, folder, settings, plants)
+            return told
+
+        once = Plant("critic", (4,), 0, 0, "nan loss")
+        for number in (1, 2):  # starts that roll back and end before a checkpoint says so
+            assert start(f"killed {number}", killed, [once, once._replace(kind="moments", rollbacks=1)]).rollbacks == 1
+            assert sorted(path.name for path in (killed / "checkpoints").iterdir()) == ["00000003"]
+        told = start("stopped", killed, [once])
+        assert told.rollbacks == 0 and "train.rollbacks 2 are used up" in told.status
+        settings[0] = "train.rollbacks=3"
+        for folder in (killed, calm):
+            assert start(f"last {folder.name}", folder, [once])[:2] == ("finished", 1)
+        assert_same_weights(killed, calm, 10)
+        shutil.rmtree(calm / "checkpoints")  # begun anew, in the same folder
+        settings[0] = "train.rollbacks=1"
+        assert start("anew", calm, [once])[:2] == ("finished", 1)
 
     @staticmethod
     def _until(steps: int) -> list[str]:
