@@ -85,7 +85,9 @@ class Guard:
         self._newest: _Judged | None = None
         self._unread: list[_Judged] = []
         self._copied: _Copy | None = None
-        self._in_a_row: Counter[str] = Counter()
+        self.in_a_row: Counter[str] = Counter()
+        """Updates of each network that were skipped one after the other, the newest included; of those that the host
+        knows of."""
 
     def step(self, optimizer: torch.optim.Optimizer, update: Update) -> Tensor | None:
         """The optimiser's step with the reduced gradients, or none. With skip, returns whether it was left out, a bool
@@ -124,8 +126,8 @@ class Guard:
             update = judged.update
             if bad and self.policy != "skip":
                 raise BadUpdate(update, judged.finite, judged is self._newest)
-            self._in_a_row[update.phase] = self._in_a_row[update.phase] + 1 if bad else 0
-            if self._in_a_row[update.phase] > MOST_IN_A_ROW:
+            self.in_a_row[update.phase] = self.in_a_row[update.phase] + 1 if bad else 0
+            if self.in_a_row[update.phase] > MOST_IN_A_ROW:
                 raise Diverged(
                     f"{update}: more than {MOST_IN_A_ROW} updates of the {update.phase} in a row had a gradient that "
                     "is not finite, or its square is not, and were skipped: its weights are no longer of use. Try a "

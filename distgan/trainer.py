@@ -81,6 +81,7 @@ class Trainer:
         self._mark("resuming")
         self.restorer.resume(self.dataset.fingerprint, allow_other_data=allow_other_data, init_from=init_from)
         self._first_step = self._saved_step = self.progress.step
+        self.phases.guard.in_a_row.update(self.progress.skipped_in_a_row)
         status = "failed"
         self._mark("starting")
         try:
@@ -306,6 +307,7 @@ class Trainer:
 
     def _save(self) -> None:
         self.progress.note_checkpoint()
+        self.progress.skipped_in_a_row = dict(self.phases.guard.in_a_row)
         if self.runtime.is_main:
             self.writer.save(self.state, {"meter": self.meter.state()})
         self._saved_step = self.progress.step

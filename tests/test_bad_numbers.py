@@ -199,6 +199,15 @@ class TestSkip:
         assert without_clock(tmp_path / "True" / "run") == without_clock(tmp_path / "False" / "run")
         assert lines(tmp_path / "True" / "run")[-1]["critic/skipped_updates"] == 2
 
+    def test_a_new_start_goes_on_counting_those_in_a_row(self, shapes_shards, tmp_path):
+        plants, told = [Plant("generator", tuple(range(1, 40)), 0, 0, "nan loss")], []
+        for length in (11, 21, 40):
+            settings = ["train.bad_numbers=skip", f"train.length={length} steps", "checkpoint.every=5 steps", *SMALL]
+            folder = tmp_path / str(length)
+            told += in_processes(1, folder, run, shapes_shards, tmp_path / "run", settings, plants, True)
+        assert [outcome.status for outcome in told[:2]] == ["finished"] * 2
+        assert "after step 21, in update 1 of the generator: more than 20 updates" in told[2].status
+
 
 class TestRollback:
     SETTINGS = ["train.bad_numbers=rollback", *SELDOM, "samples.every=2 steps", *SMALL]

@@ -34,6 +34,8 @@ class Progress:
     """The checkpoint whose weights the run began with, and its checksum; None for weights of the seed."""
     tried: dict[str, int] = field(default_factory=dict)
     """Updates of each network, skipped ones included."""
+    skipped_in_a_row: dict[str, int] = field(default_factory=dict)
+    """Updates of each network that train.bad_numbers skip left out one after the other, the newest included."""
     rollbacks: int = 0
     """Times that the run went back to a checkpoint after bad numbers, to go on with other noise."""
     real_diversity: float | None = None
