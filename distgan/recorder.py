@@ -18,7 +18,7 @@ from distgan.data.dataset import Dataset
 from distgan.data.urls import shown
 from distgan.environment import record_start
 from distgan.errors import UserError
-from distgan.run_folder import RunFolder, cannot_write, write_atomically
+from distgan.run_folder import RunFolder, cannot_write, grids_in, write_atomically
 from distgan.sampling import fixed_grid
 from distgan.tracking import pictures
 from distgan.tracking.curves import save_curves
@@ -182,8 +182,8 @@ class Recorder:
 
     def _drop_samples(self, step: int) -> None:
         """Those after `step`."""
-        for later in self.folder.samples.glob("[0-9]*.png"):
-            if int(later.stem) > step:
+        for number, later in grids_in(self.folder.samples).items():
+            if number > step:
                 later.unlink()
 
     def _see_reals(self, dataset: Dataset) -> None:

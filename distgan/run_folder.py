@@ -120,6 +120,11 @@ def cannot_write(path: Path | str, error: OSError) -> UserError:
     return UserError(f"{path}: cannot be written: {error.strerror}; make room and start again to resume")
 
 
+def grids_in(samples: Path) -> dict[int, Path]:
+    """The sample grids of a folder by their step, ascending; other files in it are passed over."""
+    return {int(path.stem): path for path in sorted(samples.glob("[0-9]*.png")) if path.stem.isdecimal()}
+
+
 def read_lines(path: Path) -> Iterator[dict]:
     """The objects of a .jsonl file; a last line that a crash cut short is passed over."""
     if not path.exists():

@@ -63,6 +63,23 @@ def test_what_a_killed_start_left_half_written_goes(tmp_path):
     assert not any(path.exists() for path in left)
 
 
+def test_other_pictures_among_the_samples_are_nobodys_step(tmp_path):
+    run = tmp_path / "run"
+    recorder, generator = recorder_of(run, Progress(wandb_id="some"))
+    (run / "wandb_id").write_text("some")
+    others = [run / "samples" / name for name in ("00000000-copy.png", "7 (1).png")]
+    for path in others:
+        path.write_bytes(b"no picture")
+    recorder.start(generator, Pictures(), "a run")
+    tell(recorder, 1)
+    recorder.sample(1, generator)
+    recorder.rewind(0)
+    recorder.close("finished")
+    assert [path.read_bytes() for path in others] == [b"no picture"] * 2
+    assert sorted(path.name for path in (run / "samples").glob("0*.png")) == ["00000000-copy.png", "00000000.png"]
+    assert (run / "samples" / "evolution.gif").exists()
+
+
 def test_a_disk_that_stays_full_ends_the_run_as_failed_and_names_the_lines(disk):
     run = disk.folder / "run"
     recorder, generator = recorder_of(run)
