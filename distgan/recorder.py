@@ -102,7 +102,7 @@ class Recorder:
 
     @_main_only
     def line(self, progress: Progress, metrics: dict[str, float], waited: float) -> None:
-        """One line of metrics; `waited`: seconds that this start has waited for data."""
+        """One line of metrics; `waited`: seconds that it has waited for data since its start, or since it went back."""
         if progress.step <= self._record.last_step:
             return
         images, seconds, waited_before = self._last
@@ -153,7 +153,7 @@ class Recorder:
         self._record.rewind(step)
         self._unsaved = {path: kept for path, kept in self._unsaved.items() if (kept[1] or 0) <= step}
         _tell_if_fails(self._drop_samples, step)
-        self._last = (self._progress.images, self._progress.seconds, self._last[2])
+        self._last = (self._progress.images, self._progress.seconds, 0.0)
         if self._watch:
             self._watch.rewind(self._record.lines())
 

@@ -260,6 +260,20 @@ class TestRollback:
         for a, b in zip(one, two, strict=True):
             assert a == pytest.approx(b, rel=1e-9)
 
+    def test_bad_pictures_stay_counted(self, shapes_shards, tmp_path):
+        spoiled = tmp_path / "shards"
+        shutil.copytree(shapes_shards, spoiled)
+        for shard in sorted(spoiled.glob("*.tar")):
+            data = bytearray(shard.read_bytes())
+            data[4000] ^= 255
+            shard.write_bytes(data)
+        settings = [*self._until(10), "tracking.every=1 steps", "data.bad_pictures=replace", "data.tier=stream"]
+        plants = [Plant("critic", (8,), 0, 0, "nan loss")]
+        (told,) = in_processes(1, tmp_path, run, spoiled, tmp_path / "run", settings, plants)
+        assert told[:2] == ("finished", 1)
+        counted = {line["step"]: line["data/replaced_pictures"] for line in lines(tmp_path / "run")}
+        assert [counted[step] for step in (6, 7, 10)] == [4, 4, 4]  # step 7 by the stream from step 6 on
+
     def test_no_more_rollbacks_than_are_allowed(self, shapes_shards, tmp_path):
         plants = [Plant("critic", (4,), 0, 0, "nan loss", rollbacks=-1)]
         settings = [*self._until(10), "train.rollbacks=2"]

@@ -149,17 +149,18 @@ def test_going_back_drops_lines_and_pictures_and_counts_images_from_there(tmp_pa
     progress = Progress()
     recorder, generator = recorder_of(tmp_path / "run", progress)
     recorder.start(generator, Pictures(), "a run")
-    tell(recorder, 1, 2, 3, 4)
+    tell(recorder, 1, 2, 3, 4, waited=0.5)
     for step in (2, 4):
         recorder.sample(step, generator)
     progress.step, progress.images, progress.seconds = 2, 64, 2.0
     recorder.rewind(2)
     assert steps(tmp_path / "run") == [1, 2] and grids(tmp_path / "run") == [0, 2]
-    tell(recorder, 3, 4)
+    tell(recorder, 3, 4, waited=0.25)  # by a stream that was opened then
     recorder.close("finished")
     found = list(read_lines(tmp_path / "run" / "metrics.jsonl"))
     assert [line["step"] for line in found] == [1, 2, 3, 4]
     assert {line["throughput/images_per_second"] for line in found} == {32.0}
+    assert [line["throughput/data_wait_fraction"] for line in found] == [0.5, 0.0, 0.25, 0.0]
 
 
 class TestDiversity:

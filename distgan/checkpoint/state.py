@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from distgan.errors import UserError
+from distgan.weights import is_finite
 
 GENERATOR = "generator.safetensors"
 GENERATOR_EMA = "generator_ema.safetensors"
@@ -80,6 +81,19 @@ class TrainState:
     progress: Progress
     scalers: dict[str, GradScaler] = field(default_factory=dict)
     """Of the loss of each network with fp16; without effect, and without a state, in other precisions."""
+
+    def broken(self) -> list[str]:
+        """What of it is not finite, weights and moments. Waits for the device."""
+        found = [
+            f"weights of {file}"
+            for file, network in self.networks.items()
+            if not is_finite(network.state_dict().values())
+        ]
+        for name, optimizer in self.optimizers.items():
+            moments = [t for fields in optimizer.state.values() for t in fields.values() if t.dim()]  # not step counts
+            if moments and not is_finite(moments):
+                found.append(f"moments of the {name}'s optimizer")
+        return found
 
 
 def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
