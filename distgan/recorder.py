@@ -84,10 +84,13 @@ class Recorder:
 
     def _open(self, step: int, total: int) -> None:
         """Cuts what a crash left after `step`, and opens what receives metrics."""
-        off_beat = step % self.config.tracking.every.steps(self.config.images_per_step) != 0
-        run_id = self._progress.wandb_id or self._kept_id()
+        progress = self._progress
+        run_id = progress.wandb_id or self._kept_id()
         given = remember_given(self.folder, run_id) if run_id else Given()
-        self._record = JsonLines(self.folder, step, partial=off_beat and step < total)
+        # A line that the checkpoint does not know of is one that only an early end had.
+        last = step if progress.last_line is None or step == total else progress.last_line
+        self._record = JsonLines(self.folder, last, (progress.lines, progress.last_line or 0))
+        progress.lines, progress.last_line = self._record.count, self._record.last_step
         self._drop_samples(step)
         for part in (*self.folder.path.glob(".*.part"), *self.folder.samples.glob(".*.part")):  # of a killed start
             part.unlink()
@@ -118,6 +121,7 @@ class Recorder:
             DATA_WAIT: (waited - waited_before) / elapsed,
         }
         self._record.add(line)
+        progress.lines, progress.last_line = self._record.count, self._record.last_step
         self._save_waiting()
         progress.note(line)
         self._views.metrics(line)

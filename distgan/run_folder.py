@@ -126,12 +126,15 @@ def grids_in(samples: Path) -> dict[int, Path]:
 
 
 def read_lines(path: Path) -> Iterator[dict]:
-    """The objects of a .jsonl file; a last line that a crash cut short is passed over."""
+    """The lines of a metrics.jsonl; one that a crash cut short, or that is damaged, is passed over."""
     if not path.exists():
         return
-    with open(path, encoding="utf-8") as file:
-        for line in file:
+    with open(path, "rb") as file:
+        for data in file:
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                return
+                line = json.loads(data)
+                whole = isinstance(line["step"], int)
+            except (ValueError, KeyError, TypeError):
+                continue
+            if whole:
+                yield line

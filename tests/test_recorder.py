@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import in_processes
+from planting import run as run_planted
 from recorded import Pictures, recorder_of, tell
 
 from distgan.checkpoint import Progress
@@ -161,6 +163,16 @@ def test_going_back_drops_lines_and_pictures_and_counts_images_from_there(tmp_pa
     assert [line["step"] for line in found] == [1, 2, 3, 4]
     assert {line["throughput/images_per_second"] for line in found} == {32.0}
     assert [line["throughput/data_wait_fraction"] for line in found] == [0.5, 0.0, 0.25, 0.0]
+
+
+@pytest.mark.parametrize(("beats", "steps_of_lines"), [((5, 4), [5, 10, 12, 16, 20]), ((4, 5), [4, 8, 15, 20])])
+def test_a_run_made_longer_with_another_beat_drops_the_line_of_its_early_end_alone(
+    shapes_shards, tmp_path, beats, steps_of_lines
+):
+    for length, beat in zip((10, 20), beats, strict=True):
+        settings = [f"train.length={length} steps", f"tracking.every={beat} steps", "tracking.watch=false"]
+        in_processes(1, tmp_path / str(length), run_planted, shapes_shards, tmp_path / "run", settings, [])
+    assert steps(tmp_path / "run") == steps_of_lines
 
 
 class TestDiversity:

@@ -39,6 +39,10 @@ class Progress:
     """Updates of each network that train.bad_numbers skip left out one after the other, the newest included."""
     rollbacks: int = 0
     """Times that the run went back to a checkpoint after bad numbers, to go on with other noise."""
+    lines: int = 0
+    """In metrics.jsonl."""
+    last_line: int | None = None
+    """Step of the newest of them; 0 without any, None in a checkpoint that does not say."""
     real_diversity: float | None = None
     """How different the real pictures are that generator/diversity compares with; None: not measured yet."""
     judged_by: str | None = None
