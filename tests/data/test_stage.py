@@ -257,7 +257,7 @@ def test_a_source_that_is_lost_meanwhile_is_named_at_once(shards, tmp_path, how)
 @pytest.mark.parametrize("how", LOSSES)
 def test_what_is_lost_is_replaced_alike_on_all_world_sizes(shards, tmp_path, how):
     calm = read(dataset(shards), EPOCH, batch_size=BATCH)
-    settings = {"copy": True, "bad_pictures": "replace"}
+    settings = {"stage": True, "bad_pictures": "replace"}
     LOSSES[how][0](shards / "x-00002.tar")
     found = []
     for world_size in (1, 2, 3):
@@ -322,7 +322,7 @@ def open_with_few_files(settings: dict, soft: multiprocessing.Queue) -> None:
 def test_as_many_files_may_be_open_as_there_are_copies(tmp_path):
     """With order shuffle all of them are, sooner or later."""
     folder, soft = write_shards(tmp_path / "set", [1] * 600), FORKED.Queue()
-    settings = {"shards": folder, "copy": True, "cache": str(tmp_path / "disk")}
+    settings = {"shards": folder, "stage": True, "cache": str(tmp_path / "disk")}
     process = FORKED.Process(target=open_with_few_files, args=(settings, soft))
     process.start()
     assert soft.get(timeout=60) > 600
@@ -342,7 +342,7 @@ def test_many_threads_copy_once(shards, tmp_path):
 class TestRefusals:
     TREE = {
         "run_dir": "runs/x",
-        "data": {"shards": "x", "resolution": 16, "copy": True},
+        "data": {"shards": "x", "resolution": 16, "stage": True},
         "train": {"length": "10 steps"},
         "generator": {"name": "mlp"},
         "critic": {"name": "mlp"},
