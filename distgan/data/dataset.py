@@ -265,7 +265,8 @@ def _check_cache(shards: ShardSet, data: Data, caching: Caching) -> None:
     if data.order == "shuffle" and fetched > caching.limit:
         raise ConfigError(
             f"data.cache_size: {data.cache_size} cannot hold the {-(-fetched // 10**6)} MB of "
-            f"{'staged' if data.stage else 'remote'} shards, all of which data.order shuffle has in use at once; make it that large, or use data.order: window"
+            f"{'staged' if data.stage else 'remote'} shards, all of which data.order shuffle has in use "
+            "at once; make it that large, or use data.order: window"
         )
     folders = {os.path.realpath(folder) for folder in {path.parent for path in shards.paths}}
     if data.stage and os.path.realpath(caching.folder) in folders:
