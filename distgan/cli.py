@@ -17,6 +17,7 @@ from distgan import doctor  # noqa: E402
 from distgan.data import index_command, prepare  # noqa: E402
 from distgan.errors import ConfigError  # noqa: E402
 from distgan.exit_status import exit_status, leave  # noqa: E402
+from distgan.slurm import runs, submit  # noqa: E402
 from distgan.toys import commands as toys  # noqa: E402
 
 
@@ -53,6 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     doctor.add_arguments(examining)
     examining.set_defaults(action=doctor.run)
+
+    submitting = commands.add_parser(
+        "submit", help="a run, or an array of runs, to Slurm", description="Queues a run on a Slurm cluster."
+    )
+    submit.add_arguments(submitting)
+    submitting.set_defaults(action=submit.run)
+
+    listing = commands.add_parser(
+        "runs", help="how runs stand", description="Lists runs with state, progress, speed, time left and job."
+    )
+    runs.add_arguments(listing)
+    listing.set_defaults(action=runs.run)
 
     toys.add_arguments(commands.add_parser("toy", help="critics where the truth is known", description=toys.__doc__))
 

@@ -34,12 +34,16 @@ class Peers(Protocol):
 peers: Peers | None = None
 """Set as soon as there are other processes that are known."""
 
+keep: Callable[[str, bool], object] | None = None
+"""Keeps why this process fails, and whether something outside of it is to blame. Set as soon as there is a folder."""
+
 
 def exit_status(action: Callable[[], int | None], interrupted: str = "interrupted") -> int:
     """What `action` returns (None: 0), or the status of its failure, which is told here."""
     try:
         return action() or 0
     except UserError as error:
+        _keep(str(error), False)
         _tell_peers()
         if error.everywhere and os.environ.get("LOCAL_RANK", "0") != "0":  # told once a machine, by its first process
             time.sleep(_FIRST_WORD)
@@ -47,12 +51,14 @@ def exit_status(action: Callable[[], int | None], interrupted: str = "interrupte
             print(f"distgan: {error}".replace("\n", "\ndistgan: "), file=sys.stderr, flush=True)
         return error.exit_status
     except KeyboardInterrupt:
+        _keep("interrupted", False)
         _tell_peers()
         print(f"distgan: {interrupted}", file=sys.stderr)
         return 130
     except OSError as error:
         if error.errno != errno.ENOSPC:
             return _defect(error)
+        _keep(f"cannot write: {error.strerror}", False)
         _tell_peers()
         print(f"distgan: cannot write: {error.strerror}", file=sys.stderr)
         return 1
@@ -66,14 +72,23 @@ def _defect(error: Exception) -> int:
         told = peers.lost() if peers is not None else None
         if told is None:
             told = f"process {rank}: another process has ended; see what it said"
+        if told != "":
+            _keep(told or "another process has ended", True)
         if told:
             print(f"distgan: {told}", file=sys.stderr, flush=True)
+    else:
+        _keep(f"{type(error).__name__}: {error}", False)
     _tell_peers()
     if not _is_lost_peer(error):
         import traceback
 
         traceback.print_exception(error)
     return 1
+
+
+def _keep(why: str, again: bool) -> None:
+    if keep is not None:
+        keep(why, again)
 
 
 def _tell_peers() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,3 +47,19 @@ def sha256_of(path: Path | int) -> str:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def nearest(path: Path) -> Path:
+    """The path itself, or the first above it that is there."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
+def refused(path: Path) -> str | None:
+    """Why nothing can be written in a folder, or where it would be made; None where it can be. Leaves nothing."""
+    try:
+        with tempfile.TemporaryFile(dir=nearest(path)) as file:  # without a name, where the system has that
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        return error.strerror
+    return None

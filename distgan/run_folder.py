@@ -7,7 +7,9 @@ import fcntl
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +28,7 @@ class RunFolder:
         self.environment = self.path / "environment.json"
         self.metrics = self.path / "metrics.jsonl"
         self.status = self.path / "status"
+        self.end = self.path / "end.json"
         self.wandb_id = self.path / "wandb_id"
         self.wandb_given = self.path / "wandb_given.json"
         self.samples = self.path / "samples"
@@ -45,15 +48,16 @@ class RunFolder:
         """Keeps other trainings out while this process lives. Raises ConfigError when one is already there."""
         self._held = _lock(self.path / ".lock")
 
-    def is_locked(self) -> bool:
-        """Whether a training is running here, on this machine or another; changes nothing."""
+    def is_locked(self) -> bool | None:
+        """Whether a training is running here, on this machine or another that shares the locks of this disk; None where
+        that cannot be known. Changes nothing."""
         try:
             with open(self.path / ".lock", "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two may ask at once
         except BlockingIOError:
             return True
         except OSError:  # no such file, or a file system without locks
-            pass
+            return None
         return False
 
     def write_status(self, status: str) -> None:
@@ -64,11 +68,44 @@ class RunFolder:
             self.status.unlink(missing_ok=True)
             raise
 
-    def give_up(self) -> None:
-        """The status of a run that ends while it was running, as far as that can be written."""
+    def read_status(self) -> str | None:
+        """running, finished, preempted or failed; None where no training has begun."""
+        with contextlib.suppress(OSError):
+            return self.status.read_text().strip() or None
+        return None
+
+    def give_up(self, why: str, again: bool = False) -> None:
+        """The status of a run that ends while it was running, and why it does, as far as that can be written."""
+        self.note_end("failed", why, again)
         with contextlib.suppress(OSError, UserError):
-            if self.status.read_text() == "running\n":
+            if self.read_status() == "running":
                 self.write_status("failed")
+
+    def note_end(self, status: str, why: str, again: bool = False) -> None:
+        """Keeps why a start ended; the first of several processes that have something to say is heard. `again`: it was
+        ended by something outside of it, so that it is worth starting again."""
+        note = {
+            "status": status,
+            "why": why.partition("\n")[0],
+            "again": again,
+            "rank": int(os.environ.get("RANK", 0)),
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        with contextlib.suppress(OSError), open(self.end, "x", encoding="utf-8") as file:
+            file.write(json.dumps(note) + "\n")
+
+    def read_end(self) -> dict:
+        """What `note_end` kept; empty where there is nothing that can be read."""
+        with contextlib.suppress(OSError, ValueError):
+            note = json.loads(self.end.read_text(encoding="utf-8"))
+            return note if isinstance(note, dict) else {}
+        return {}
+
+    def forget_end(self) -> None:
+        """A start begins: how the one before ended says nothing of it."""
+        with contextlib.suppress(OSError):
+            self.end.unlink(missing_ok=True)
+            self.status.unlink(missing_ok=True)
 
     def create(self) -> None:
         """Makes the folders. Raises UserError when that, or writing in them, is not possible."""
@@ -87,15 +124,16 @@ class RunFolder:
 def _lock(path: Path) -> BinaryIO:
     """Holds a file for as long as this process lives. Raises ConfigError while another one does."""
     file = open(path, "wb")  # noqa: SIM115  (held until the end)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError(
-            f"run_dir {path.parent}: a training is running in it; stop it, or use another run_dir"
-        ) from None
-    except OSError:
-        pass  # a file system without locks
-    return file
+    for _ in range(3):  # `is_locked` of another process may hold it too, for a moment
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)
+        except OSError:  # a file system without locks
+            return file
+        else:
+            return file
+    raise ConfigError(f"run_dir {path.parent}: a training is running in it; stop it, or use another run_dir")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -35,6 +35,7 @@ def main() -> int:
 
 def train(args: argparse.Namespace, signals) -> None:
     """Makes the config, checks what can be checked without torch, prepares the folder, trains."""
+    from distgan import exit_status
     from distgan.config import load_config, process_conflicts, raise_mistakes
     from distgan.data.dataset import open_dataset
     from distgan.resuming import check_init, check_resumable
@@ -56,7 +57,12 @@ def train(args: argparse.Namespace, signals) -> None:
     folder.create()
     if runtime.is_main:
         folder.lock()
-    signals.on_interrupt = lambda: (folder.give_up() if runtime.is_main else None, runtime.watchdog.failed())
+        folder.forget_end()
+    exit_status.keep = lambda why, again: folder.note_end("failed", why, again)
+    signals.on_interrupt = lambda: (
+        folder.give_up("interrupted") if runtime.is_main else None,
+        runtime.watchdog.failed(),
+    )
     runtime.watchdog.on_end = folder.give_up
     trainer = Trainer(config, runtime, dataset, folder)
     status = trainer.fit(signals, allow_other_data=args.allow_config_change, init_from=args.init_from)
@@ -64,6 +70,7 @@ def train(args: argparse.Namespace, signals) -> None:
     runtime.close()
     if runtime.is_main:
         by = f" by {', '.join(sorted(why))}" if why else ""
+        folder.note_end(status, ", ".join(sorted(why)))
         print(f"{status}{by}: {folder.path}, step {trainer.progress.step}", file=sys.stderr, flush=True)
 
 

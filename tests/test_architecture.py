@@ -24,7 +24,7 @@ STOREYS = [
     ["networks"],
     ["objectives"],
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
-    ["sampling", "phases"],
+    ["sampling", "phases", "slurm"],
     ["collapse", "evidence", "parity"],
     ["recorder", "restoring"],
     ["trainer", "doctor"],

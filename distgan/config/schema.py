@@ -93,6 +93,15 @@ class Train(Section):
     stuck_after: Time = Duration(10, "min")
     """A process that does not move for so long ends the run; longer than the longest pause of a sound one."""
 
+    @property
+    def images_per_step(self) -> int:
+        """Real images shown to the critic in one step."""
+        return self.batch_size * self.critic_steps
+
+    @property
+    def total_steps(self) -> int:
+        return self.length.steps(self.images_per_step)
+
 
 class Objective(Section):
     """What the two networks minimise."""
@@ -200,8 +209,8 @@ class Config(Section):
     @property
     def images_per_step(self) -> int:
         """Real images shown to the critic in one step."""
-        return self.train.batch_size * self.train.critic_steps
+        return self.train.images_per_step
 
     @property
     def total_steps(self) -> int:
-        return self.train.length.steps(self.images_per_step)
+        return self.train.total_steps

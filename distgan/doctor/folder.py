@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from distgan import checkpoint
 from distgan.config import Config
 from distgan.doctor.table import FINE, NOT_FINE, REMARK, Finding
 from distgan.errors import UserError
+from distgan.files import refused
 from distgan.resuming import check_resumable
 from distgan.run_folder import RunFolder
 
@@ -19,8 +17,8 @@ def check_folder(config: Config) -> list[Finding]:
     """Looks without changing anything."""
     folder = RunFolder(config.run_dir)
     for path in (folder.path, folder.samples, folder.checkpoints):
-        if refused := _refused(path):
-            text = f"{path}: cannot be written: {refused}; choose another run_dir or make room"
+        if why := refused(path):
+            text = f"{path}: cannot be written: {why}; choose another run_dir or make room"
             return [Finding(WHAT, NOT_FINE, text)]
     troubles = []
     if folder.is_locked():
@@ -32,22 +30,6 @@ def check_folder(config: Config) -> list[Finding]:
     except UserError as error:
         troubles.append(Finding(WHAT, NOT_FINE, str(error)))
     return troubles or _progress(folder, config)
-
-
-def nearest(path: Path) -> Path:
-    """The path itself, or the first above it that is there."""
-    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-
-
-def _refused(path: Path) -> str | None:
-    """Why nothing can be written in a folder, or where it would be made; None where it can be."""
-    try:
-        with tempfile.TemporaryFile(dir=nearest(path)) as file:  # without a name, where the system has that
-            file.write(b"x")
-            file.flush()
-    except OSError as error:
-        return error.strerror
-    return None
 
 
 def _progress(folder: RunFolder, config: Config) -> list[Finding]:

@@ -20,17 +20,36 @@ def is_here() -> bool:
     return shutil.which("sbatch") is not None
 
 
-def call(*words: str, env: dict[str, str] | None = None) -> str:
-    """What a command prints. Raises SlurmError with its own complaint."""
+def call(*words: str, env: dict[str, str] | None = None, patience: float = _PATIENCE) -> str:
+    """What a command prints, within so many seconds. Raises SlurmError with its own complaint."""
     try:
-        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=_PATIENCE)
+        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=patience)
     except FileNotFoundError:
         raise SlurmError(
             f"{words[0]}: no such command; this machine has no Slurm (or its folder is not on PATH)"
         ) from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{words[0]}: no answer within {_PATIENCE:g} s; is the Slurm controller up?") from None
+        raise SlurmError(f"{words[0]}: no answer within {patience:g} s; is the Slurm controller up?") from None
     if done.returncode:
         said = [line.removeprefix(f"{words[0]}: ").removeprefix("error: ") for line in done.stderr.split("\n") if line]
         raise SlurmError(f"{words[0]}: {'; '.join(said) or f'ended with {done.returncode}'}")
     return done.stdout
+
+
+def submit(script: str, *, env: dict[str, str] | None = None) -> str:
+    """Queues a batch script. Returns the number of its job. Raises SlurmError with Slurm's complaint and, where that is
+    about the partition, the ones there are."""
+    try:
+        said = call("sbatch", "--parsable", script, env=env)
+    except SlurmError as error:
+        known = _partitions() if "partition" in str(error) else ""
+        raise SlurmError(f"{error}{known}") from None
+    return said.strip().rpartition("\n")[2].partition(";")[0]
+
+
+def _partitions() -> str:
+    try:
+        names = sorted(set(call("sinfo", "--noheader", "--format=%R").split()))
+    except SlurmError:
+        return ""
+    return f"; partitions here: {', '.join(names)}" if names else ""

@@ -46,7 +46,7 @@ _ALIVE = (judging.STUCK, judging.NETWORK)
 class Idle:
     """One process has nobody to watch."""
 
-    on_end: Callable[[], object] | None = None
+    on_end: Callable[[str, bool], object] | None = None
 
     def mark(self, step: int, doing: str, phase: str = "", update: int = 0) -> None:
         pass
@@ -66,8 +66,9 @@ class Watchdog:
     ) -> None:
         """`server` is process 0's (`listen`); `stuck_after`: seconds."""
         self._members, self._rank, self._stuck_after = members, rank, stuck_after
-        self.on_end: Callable[[], object] | None = None
-        """Puts down that the run ends here: called where it does, in another thread and for moments only."""
+        self.on_end: Callable[[str, bool], object] | None = None
+        """Puts down that the run ends here, why, and whether it is worth starting again: called where it does, in
+        another thread and for moments only."""
         self._at: tuple[int, str, str, int] = (0, "starting", "", 0)
         self._marks = self._marks_then = 0
         self._neighbour = neighbour(members, rank)
@@ -197,7 +198,7 @@ class Watchdog:
     def _record(self, verdict: Verdict) -> None:
         """Process 0 keeps the record of the run; when it has gone, the others do what is left to do."""
         if self.on_end is not None and (self._rank == 0 or 0 in verdict.culprits):
-            self.on_end()
+            self.on_end(self._sentence(verdict), verdict.kind != judging.FAILED)
 
     def _is_beside(self, member: Member) -> bool:
         return member.machine == self._members[self._rank].machine

@@ -20,7 +20,7 @@ _MOST = 1 << 16
 """Bytes that may wait to be sent, or to become a whole line."""
 _DIAL = 5.0
 """Seconds for one attempt to reach process 0."""
-_SILENT_MACHINE = 60
+_SILENT_MACHINE = 20
 """Seconds after which a machine that does not even acknowledge is given up."""
 
 
@@ -112,7 +112,7 @@ def dial(meeting: Meeting, rank: int, beside: bool) -> Line | None:
 
 def _options() -> list[tuple[int, int, int]]:
     """Keep-alives: a machine that has lost its power closes nothing."""
-    wanted = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": _SILENT_MACHINE // 10 - 1}
+    wanted = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": _SILENT_MACHINE // 5 - 1}
     wanted["TCP_USER_TIMEOUT"] = _SILENT_MACHINE * 1000
     found = [(socket.IPPROTO_TCP, getattr(socket, n), v) for n, v in wanted.items() if hasattr(socket, n)]
     return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *found]

@@ -1,0 +1,227 @@
+"""What the files of a run folder say of it, read so that a thousand runs take a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from distgan.config.schema import Train
+from distgan.config.yaml_files import parse_yaml
+from distgan.errors import ConfigError
+from distgan.run_folder import RunFolder
+
+STATUSES = ("running", "finished", "preempted", "failed")
+_TAIL = 8192
+"""Bytes of metrics.jsonl, from its end, that the speed is taken from."""
+_LINES = 10
+"""Lines, at most, that it is taken from."""
+_MOST = 1 << 20
+"""Bytes of any other file that are read: none that is ours is larger."""
+_TRAIN = re.compile(r"^train:.*\n(?:[ #].*\n|\n)*", re.MULTILINE)
+_LENGTH = ("length", "batch_size", "critic_steps")
+_SUBMITTED = Path("slurm", "jobs.jsonl")
+_STARTED = Path("slurm", "starts.jsonl")
+
+
+def find_runs(folder: Path) -> Iterator[Path]:
+    """The run folders at or below a folder, and those that cannot be looked into; hidden ones are left out, and nothing
+    is sought in a run."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        try:
+            found = os.stat(here)
+            if (found.st_dev, found.st_ino) in seen:  # a link to a folder above
+                continue
+            seen.add((found.st_dev, found.st_ino))
+            if is_run(here):
+                yield here
+                continue
+            with os.scandir(here) as entries:
+                waiting += [here / entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
+        except OSError:
+            yield here
+
+
+def is_run(folder: Path) -> bool:
+    """Whether training has begun in a folder, or a job that is to train in it was submitted."""
+    return any(os.path.lexists(folder / name) for name in ("config.yaml", _SUBMITTED, _STARTED))
+
+
+class RunRecord:
+    """The files of one run, each read when it is asked for. What is wrong with them is told in `problems`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problems: list[str] = []
+        self._folder = RunFolder(path)
+
+    @cached_property
+    def submissions(self) -> list[dict]:
+        return self._objects(self.path / _SUBMITTED)
+
+    @cached_property
+    def starts(self) -> list[dict]:
+        """Of jobs, from slurm/starts.jsonl."""
+        return [line for line in self._job_lines if "ended" not in line]
+
+    @cached_property
+    def last_end(self) -> dict | None:
+        """Of the newest start of a job; None while it goes on, or where it could say nothing."""
+        last = self._job_lines[-1:]
+        return last[0] if last and "ended" in last[0] else None
+
+    @cached_property
+    def _job_lines(self) -> list[dict]:
+        return self._objects(self.path / _STARTED)
+
+    @cached_property
+    def continuation(self) -> str | None:
+        """The job that was submitted to go on with the run, where requeueing is not allowed."""
+        following = str((self.last_end or {}).get("next", ""))
+        return following.removeprefix("continued as ") if following.startswith("continued as ") else None
+
+    @cached_property
+    def jobs(self) -> list[str]:
+        """All that are known, in their order."""
+        named = [str(line["job"]) for line in [*self.submissions, *self.starts] if "job" in line]
+        return [*dict.fromkeys(named), *([self.continuation] if self.continuation else [])]
+
+    @cached_property
+    def status(self) -> str | None:
+        """The word in the file, or that of end.json where the disk did not take it."""
+        word = (self._text(self._folder.status) or "").strip()
+        if word and word not in STATUSES:
+            self.problems.append(f"status: {word[:40]!r} is none of {', '.join(STATUSES)}")
+            return None
+        ended = self.end.get("status")
+        return ended if word in ("", "running") and ended in STATUSES else word or None
+
+    @cached_property
+    def status_time(self) -> float:
+        """When it was written, seconds since 1970; 0 without."""
+        return _written(self._folder.status)
+
+    @cached_property
+    def end(self) -> dict:
+        """How training ended: end.json, `{}` without."""
+        try:
+            value = json.loads(self._text(self.path / "end.json") or "{}")
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            self.problems.append("end.json: is damaged")
+            return {}
+        return value
+
+    @property
+    def is_locked(self) -> bool | None:
+        return self._folder.is_locked()
+
+    @cached_property
+    def last_sign(self) -> float:
+        """When anything was written that tells of training, seconds since 1970; 0 when none has begun."""
+        return max(map(_written, (self._folder.metrics, self._folder.status, self._folder.config)))
+
+    @cached_property
+    def host(self) -> str | None:
+        """The machine of the newest start."""
+        try:
+            return json.loads(self._text(self._folder.environment) or "")["starts"][-1]["host"]
+        except (ValueError, LookupError, TypeError):
+            return None
+
+    @cached_property
+    def total(self) -> int | None:
+        """Steps of the whole run, by the newer of the config that was submitted and the one that was started."""
+        kept = max(self._folder.config, self.path / "slurm" / "config.yaml", key=_written)
+        text = self._text(kept)
+        try:
+            return None if text is None else _total(text, kept.name)
+        except ConfigError as error:
+            self.problems.append(str(error))
+        except ValidationError:
+            self.problems.append(f"{kept.name}: is not the config of a run")
+        return None
+
+    @cached_property
+    def lines(self) -> list[dict]:
+        """The last ones of metrics.jsonl, each with step, kimg and seconds of training."""
+        try:
+            with open(self._folder.metrics, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _TAIL))
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self.problems.append(f"metrics.jsonl: cannot be read: {error.strerror}")
+            return []
+        whole = data.split(b"\n")[1 if size > _TAIL else 0 :]
+        found = [line for line in map(_line, whole[-_LINES - 1 :]) if line]
+        if size and not found:
+            self.problems.append("metrics.jsonl: its end is damaged")
+        return found
+
+    def _objects(self, path: Path) -> list[dict]:
+        """The objects of a .jsonl file; lines that are damaged are left out and told."""
+        found = [_object(line) for line in (self._text(path) or "").splitlines() if line.strip()]
+        if None in found:
+            self.problems.append(f"{path.name}: has damaged lines")
+        return [line for line in found if line is not None]
+
+    def _text(self, path: Path) -> str | None:
+        """None without the file, or when it cannot be read."""
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return file.read(_MOST)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.problems.append(f"{path.name}: cannot be read: {error.strerror}")
+            return None
+
+
+def seconds_of(time_: object) -> float:
+    """Since 1970, of an ISO time; 0 of what is none."""
+    try:
+        return datetime.fromisoformat(str(time_)).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _total(text: str, name: str) -> int:
+    """Of its `train` section alone: to read a whole config takes several milliseconds."""
+    section = _TRAIN.search(text + "\n")
+    train = parse_yaml(section[0], name)["train"] if section else {}
+    return Train.model_validate({key: train[key] for key in _LENGTH if key in (train or {})}).total_steps
+
+
+def _object(line: str | bytes) -> dict | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _line(data: bytes) -> dict | None:
+    """None of one that was cut short, or is foreign."""
+    line = _object(data) or {}
+    numbers = [line.get(name) for name in ("step", "kimg", "seconds")]
+    return line if all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers) else None

@@ -1,0 +1,1 @@
+../distgan/slurm/launch.sh
