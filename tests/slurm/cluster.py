@@ -109,6 +109,10 @@ class Cluster:
             self.submit("sleep 1", "--partition=urgent", "--exclusive", f"--nodes={len(self.names)}", "-o/dev/null")
         )
 
+    def limit(self, number: str, minutes: int) -> None:
+        """Another time limit for a job."""
+        self.call("scontrol", "update", f"JobId={number}", f"TimeLimit={minutes}")
+
     def states(self) -> dict[str, str]:
         """The state of every node, as sinfo names it; empty while the controller does not answer."""
         done = self.call("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T", check=False)
