@@ -104,10 +104,9 @@ class Cluster:
         return self.job(number)
 
     def preempt(self) -> None:
-        """Takes both nodes from all jobs of the partition `main`, for a second."""
-        self.end(
-            self.submit("sleep 1", "--partition=urgent", "--exclusive", f"--nodes={len(self.names)}", "-o/dev/null")
-        )
+        """Asks for both nodes, which all jobs of the partition `main` have to leave, for a second."""
+        whole = ["--exclusive", f"--nodes={len(self.names)}"]
+        self.submit("sleep 1", "--partition=urgent", *whole, "--output=/dev/null")
 
     def limit(self, number: str, minutes: int) -> None:
         """Another time limit for a job."""
