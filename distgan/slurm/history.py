@@ -29,9 +29,9 @@ class History:
     def starts(self) -> list[dict]:
         """Of each start: chain (the first job of those that continue each other), job, restart, nodes, newest (step of
         the newest checkpoint then, or None), time; and when it has ended: ended, code, status, next, why."""
-        found: dict[tuple, dict] = {}
+        found: dict[tuple[str, str], dict] = {}
         for line in _lines(self._starts):
-            key = line.get("job"), line.get("restart")
+            key = str(line.get("job")), str(line.get("restart"))
             found[key] = {**found.get(key, {}), **line}
         return list(found.values())
 
@@ -58,7 +58,9 @@ def _lines(path: Path) -> Iterator[dict]:
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(json.JSONDecodeError):
-                yield json.loads(line)
+                value = json.loads(line)
+                if isinstance(value, dict):
+                    yield value
 
 
 def _ends_line(path: Path) -> bool:

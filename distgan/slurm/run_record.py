@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from distgan.config.schema import Train
 from distgan.config.yaml_files import parse_yaml
 from distgan.errors import ConfigError
 from distgan.run_folder import RunFolder
+from distgan.slurm.history import History
 
 STATUSES = ("running", "finished", "preempted", "failed")
 _TAIL = 8192
@@ -26,8 +28,10 @@ _MOST = 1 << 20
 """Bytes of any other file that are read: none that is ours is larger."""
 _TRAIN = re.compile(r"^train:.*\n(?:[ #].*\n|\n)*", re.MULTILINE)
 _LENGTH = ("length", "batch_size", "critic_steps")
-_SUBMITTED = Path("slurm", "jobs.jsonl")
-_STARTED = Path("slurm", "starts.jsonl")
+_MARKS = ("config.yaml", "slurm/jobs.jsonl", "slurm/starts.jsonl")
+"""A folder with one of these is a run."""
+_ARRAY = "slurm/elements"
+"""A folder with this holds the runs of an array."""
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
@@ -42,18 +46,15 @@ def find_runs(folder: Path) -> Iterator[Path]:
             if (found.st_dev, found.st_ino) in seen:  # a link to a folder above
                 continue
             seen.add((found.st_dev, found.st_ino))
-            if is_run(here):
+            is_run = any(os.path.lexists(here / name) for name in _MARKS)
+            if is_run:
                 yield here
+            if is_run and not os.path.lexists(here / _ARRAY):
                 continue
             with os.scandir(here) as entries:
                 waiting += [here / entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
         except OSError:
             yield here
-
-
-def is_run(folder: Path) -> bool:
-    """Whether training has begun in a folder, or a job that is to train in it was submitted."""
-    return any(os.path.lexists(folder / name) for name in ("config.yaml", _SUBMITTED, _STARTED))
 
 
 class RunRecord:
@@ -62,38 +63,45 @@ class RunRecord:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.problems: list[str] = []
-        self._folder = RunFolder(path)
+        self._folder, self._history = RunFolder(path), History(path)
 
     @cached_property
-    def submissions(self) -> list[dict]:
-        return self._objects(self.path / _SUBMITTED)
+    def _submissions(self) -> list[dict]:
+        return self._known_of(self._history.jobs)
+
+    @cached_property
+    def _told(self) -> list[dict]:
+        return self._known_of(self._history.starts)
+
+    def _known_of(self, read: Callable[[], list[dict]]) -> list[dict]:
+        try:
+            return read()
+        except OSError as error:
+            self.problems.append(f"{self._history.path.name}: cannot be read: {error.strerror}")
+            return []
 
     @cached_property
     def starts(self) -> list[dict]:
-        """Of jobs, from slurm/starts.jsonl."""
-        return [line for line in self._job_lines if "ended" not in line]
+        """Of jobs, as History has them."""
+        return [start for start in self._told if "chain" in start]
 
     @cached_property
     def last_end(self) -> dict | None:
-        """Of the newest start of a job; None while it goes on, or where it could say nothing."""
-        last = self._job_lines[-1:]
-        return last[0] if last and "ended" in last[0] else None
-
-    @cached_property
-    def _job_lines(self) -> list[dict]:
-        return self._objects(self.path / _STARTED)
+        """What a job said at the end of its newest start; None while that goes on, or where it could say nothing."""
+        last = self._told[-1] if self._told else {}
+        return last if "ended" in last else None
 
     @cached_property
     def continuation(self) -> str | None:
         """The job that was submitted to go on with the run, where requeueing is not allowed."""
-        following = str((self.last_end or {}).get("next", ""))
-        return following.removeprefix("continued as ") if following.startswith("continued as ") else None
+        before, words, job = str((self.last_end or {}).get("next")).partition("continued as ")
+        return job if words and not before else None
 
     @cached_property
     def jobs(self) -> list[str]:
         """All that are known, in their order."""
-        named = [str(line["job"]) for line in [*self.submissions, *self.starts] if "job" in line]
-        return [*dict.fromkeys(named), *([self.continuation] if self.continuation else [])]
+        named = [str(line["job"]) for line in [*self._submissions, *self._told] if "job" in line]
+        return list(dict.fromkeys([*named, *([self.continuation] if self.continuation else [])]))
 
     @cached_property
     def status(self) -> str | None:
@@ -113,14 +121,7 @@ class RunRecord:
     @cached_property
     def end(self) -> dict:
         """How training ended: end.json, `{}` without."""
-        try:
-            value = json.loads(self._text(self.path / "end.json") or "{}")
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
-            self.problems.append("end.json: is damaged")
-            return {}
-        return value
+        return self._folder.read_end()
 
     @property
     def is_locked(self) -> bool | None:
@@ -142,10 +143,10 @@ class RunRecord:
     @cached_property
     def total(self) -> int | None:
         """Steps of the whole run, by the newer of the config that was submitted and the one that was started."""
-        kept = max(self._folder.config, self.path / "slurm" / "config.yaml", key=_written)
+        kept = max(self._folder.config, self._history.config, key=_written)
         text = self._text(kept)
         try:
-            return None if text is None else _total(text, kept.name)
+            return None if text is None else _total(_train_section(text), kept.name)
         except ConfigError as error:
             self.problems.append(str(error))
         except ValidationError:
@@ -170,13 +171,6 @@ class RunRecord:
         if size and not found:
             self.problems.append("metrics.jsonl: its end is damaged")
         return found
-
-    def _objects(self, path: Path) -> list[dict]:
-        """The objects of a .jsonl file; lines that are damaged are left out and told."""
-        found = [_object(line) for line in (self._text(path) or "").splitlines() if line.strip()]
-        if None in found:
-            self.problems.append(f"{path.name}: has damaged lines")
-        return [line for line in found if line is not None]
 
     def _text(self, path: Path) -> str | None:
         """None without the file, or when it cannot be read."""
@@ -205,11 +199,17 @@ def _written(path: Path) -> float:
         return 0.0
 
 
-def _total(text: str, name: str) -> int:
-    """Of its `train` section alone: to read a whole config takes several milliseconds."""
+def _train_section(text: str) -> str:
+    """Of a config, which takes several milliseconds to read as a whole; empty where there is none."""
     section = _TRAIN.search(text + "\n")
-    train = parse_yaml(section[0], name)["train"] if section else {}
-    return Train.model_validate({key: train[key] for key in _LENGTH if key in (train or {})}).total_steps
+    return section[0] if section else ""
+
+
+@cache
+def _total(section: str, name: str) -> int:
+    """Steps of a run with this `train` section, which the runs of a sweep mostly share."""
+    train = (parse_yaml(section, name) or {}).get("train") or {}
+    return Train.model_validate({key: train[key] for key in _LENGTH if key in train}).total_steps
 
 
 def _object(line: str | bytes) -> dict | None:
@@ -224,4 +224,4 @@ def _line(data: bytes) -> dict | None:
     """None of one that was cut short, or is foreign."""
     line = _object(data) or {}
     numbers = [line.get(name) for name in ("step", "kimg", "seconds")]
-    return line if all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers) else None
+    return line if all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers) else None

@@ -48,11 +48,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _found(folders: list[str]) -> list[Path]:
-    paths = {}
+    paths: dict[Path, Path] = {}
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; name a run, or a folder of runs: distgan runs FOLDER")
-        paths.update({path.resolve(): path for path in find_runs(folder)})
+        for path in find_runs(folder):
+            paths.setdefault(path.resolve(), path)
     if not paths:
         raise UserError(f"{', '.join(folders)}: no run there; name another folder: distgan runs FOLDER")
     return list(paths.values())

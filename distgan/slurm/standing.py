@@ -49,8 +49,8 @@ class Standing:
     """Slurm's word; None when the job is not in the queue, or the queue is not known."""
     starts_at: str | None
     """When Slurm means to start a job that waits, in the time of the cluster."""
-    nodes: list[str] | None
-    """Machines of the newest start of a job."""
+    nodes: str | None
+    """Machines of the newest start of a job, as Slurm writes them."""
     last_sign: str | None
     """When training was last heard of: ISO, UTC."""
     problems: list[str]
@@ -115,18 +115,24 @@ def _state(record: RunRecord, job: Job | None, queue_is_known: bool) -> tuple[st
     if job and job.waits:
         expected = f", start expected {job.starts_at}" if job.starts_at else ""
         return "requeued" if _goes_on(record, job) else "queued", f"waiting ({job.reason or job.state}){expected}"
-    end, status = record.last_end or {}, record.status
-    is_last_word = seconds_of(end.get("ended")) + _LATER >= record.status_time
-    if end.get("next") in _GIVEN_UP and is_last_word and status != "finished":
-        return "failed", _why(record, "failed") or end.get("why") or _GIVEN_UP[end["next"]]
+    status, end, following = record.status, *_last_word(record)
+    if following in _GIVEN_UP and status != "finished":
+        return "failed", _why(record, "failed") or end.get("why") or _GIVEN_UP[following]
     if status == "running":
         return _still_running(record, job, queue_is_known)
     if status is None:
         return _never_said(record, queue_is_known)
-    was_to_go_on = str(end.get("next", "")).startswith(("requeued", "continued"))
-    left = [f"job {record.jobs[-1]} is no longer in the queue"] if was_to_go_on and queue_is_known else []
-    why = [part for part in (_why(record, status), *left) if part]
-    return status, "; ".join(why) or None
+    was_to_go_on = following.startswith(("requeued", "continued"))
+    gone = [f"job {record.jobs[-1]} is no longer in the queue"] if was_to_go_on and queue_is_known else []
+    return status, "; ".join([*filter(None, [_why(record, status)]), *gone]) or None
+
+
+def _last_word(record: RunRecord) -> tuple[dict, str]:
+    """What its last job said at its end, and of what was to follow, unless training has begun or ended since."""
+    end = record.last_end or {}
+    if seconds_of(end.get("ended")) + _LATER < record.status_time:
+        return {}, ""
+    return end, str(end.get("next", ""))
 
 
 def _why(record: RunRecord, status: str) -> str | None:
@@ -163,9 +169,9 @@ def _still_running(record: RunRecord, job: Job | None, queue_is_known: bool) -> 
     """Of a run whose status says so, while no job of it runs and nobody holds its lock."""
     quiet = time.time() - record.last_sign
     died_here = record.is_locked is False and record.host == platform.node()
-    was_in_job = bool(record.starts) and record.last_end is None
+    was_in_job = bool(record.starts) and (record.last_end is None or _last_word(record)[0] != {})
     if not died_here and not (was_in_job and queue_is_known) and quiet <= _patience(record):
-        return "running", f"as far as files tell, the last one {duration(quiet)} ago"
+        return "running", f"so it seems: its files were written {duration(quiet)} ago"
     cause = "killed, or its machine went down"
     if job:
         cause = f"its job is {job.state}"
@@ -182,7 +188,7 @@ def _never_said(record: RunRecord, queue_is_known: bool) -> tuple[str, str | Non
     if not queue_is_known:
         return "unclear", f"job {job} {did}; whether it is in the queue is not known"
     before = "training began" if record.starts else "it began"
-    return "stopped", f"job {job} left the queue before {before}: cancelled, or see slurm/{job}.out"
+    return "stopped", f"job {job} left the queue before {before}: cancelled, or see its output"
 
 
 def _chain(record: RunRecord) -> list[dict]:
