@@ -1,4 +1,4 @@
-"""What all tests share: one quiet thread, and the embedded data set as shards."""
+"""What all tests share: one quiet thread, the embedded data set as shards, and who runs them where several do."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ from distgan.data.prepare import prepare  # noqa: E402
 torch.set_num_threads(1)
 settings.register_profile("shared", deadline=None, max_examples=40)  # no deadline: others use the cores too
 settings.load_profile("shared")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests go one by one to whichever process is free, but all that share the Slurm cluster to one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "cluster" if file in ("tests/slurm/test_cluster.py", "tests/slurm/test_jobs.py") else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

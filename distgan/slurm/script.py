@@ -82,7 +82,8 @@ def _options(job: Job, request: Request) -> Iterator[tuple[str, str]]:
             "a line of slurm/elements each" + (", %: at once" if at_once else ""),
         )
     yield f"--nodes={request.nodes_text}", "machines" if least == most else "as many as are free: the curve is the same"
-    yield "--ntasks-per-node=1", "one launcher on each; it starts the processes"
+    if least == most:  # with it Slurm gives the least of a range, however many are free; srun asks for the same
+        yield "--ntasks-per-node=1", "one launcher on each; it starts the processes"
     if request.gpus:
         yield f"--gpus-per-node={request.gpus}", "a process each"
     if request.cores:
