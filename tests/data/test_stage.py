@@ -217,7 +217,7 @@ def test_the_copies_are_bounded(tmp_path):
     stream.close()
     assert found == calm and limit / 2 < most <= limit
     with pytest.raises(
-        ConfigError, match=r"cache_size: .* cannot hold the \d+ MB of shards to be copied.*order: window"
+        ConfigError, match=r"cache_size: .* cannot hold the \d+ MB of staged shards.*order: window"
     ):
         dataset(folder, stage=True, cache=str(cache), **bounds)
 
