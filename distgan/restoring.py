@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,11 +69,13 @@ class Restorer:
         self._settle()
 
     def newest(self) -> Path | None:
-        """The newest whole checkpoint of the run, once what is being written is on the disk."""
+        """The newest whole checkpoint of the run, once what is being written is on the disk, or is given up."""
 
         def find() -> Path | None:
-            with contextlib.suppress(UserError):  # what the disk does not take is none to go on from
+            try:
                 self._writer.finish()
+            except UserError:
+                self._writer.withdraw()  # later it would be of steps that the run has gone back behind
             return checkpoint.newest_complete(self._folder.checkpoints, tell)
 
         step = self._found_by_main(find, self._folder.path)

@@ -84,8 +84,15 @@ class Writer:
             if self._wanted is not None:
                 raise UserError(f"{self._refused}; make room and start again to resume")
 
+    def withdraw(self) -> None:
+        """Forgets a snapshot that the disk has not taken: it is of a past that the run leaves."""
+        with self._changed:
+            while self._writing:
+                self._changed.wait()
+            self._wanted = self._refused = None
+
     def close(self) -> None:
-        """Lets a checkpoint that is being written become whole, and ends the thread."""
+        """Lets the newest snapshot become a checkpoint, unless the disk has refused one, and ends the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -113,7 +120,7 @@ class Writer:
                 self._changed.wait(RETRY_SECONDS)
             while self._wanted is None and not self._closed:
                 self._changed.wait()
-            self._writing = self._wanted is not None and not self._closed
+            self._writing = self._wanted is not None and not (self._closed and self._refused)
             return self._wanted if self._writing else None
 
     def _write(self, snapshot: Snapshot) -> None:
@@ -131,7 +138,8 @@ class Writer:
     def _refuse(self, error: Exception) -> None:
         with self._changed:
             if self._refused is None:
-                tell(f"{error}; the run goes on, and tries again every {RETRY_SECONDS:.0f} s")
+                then = "" if self._closed else f"; the run goes on, and tries again every {RETRY_SECONDS:.0f} s"
+                tell(f"{error}{then}")
             self._refused, self._writing = str(error), False
             self._changed.notify_all()
 
