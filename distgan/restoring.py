@@ -34,6 +34,8 @@ class Restorer:
         `data`: fingerprint of the pictures. Raises UserError when no checkpoint can be used or the processes found
         different states, ConfigError when the run was trained on other pictures or for longer than it should be."""
         progress, total = self._state.progress, self._config.total_steps
+        if self._runtime.is_main:
+            checkpoint.sweep(self._folder.checkpoints)  # it may take the room that the next one needs
         newest = self.newest()
         if newest is not None:
             self._load(newest)
@@ -121,6 +123,9 @@ class Restorer:
         """What follows from where the progress stands. Raises UserError when the processes' differ."""
         progress, wanted = self._state.progress, self._config.checkpoint
         progress.judge_by(wanted.best, wanted.best_is)
+        if progress.best_step is not None and not self._folder.checkpoint(progress.best_step).is_dir():
+            progress.best = progress.best_step = None  # a better one took its place, and was damaged
+            progress.note_checkpoint()
         progress.tried = {name: progress.tried.get(name, 0) for name in self._state.optimizers}
         weights = [checksum(network) for network in self._state.networks.values()]
         if not self._runtime.agree([progress.step, progress.images, *weights]):

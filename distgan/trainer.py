@@ -278,7 +278,11 @@ class Trainer:
         and raises Diverged. The same on all processes."""
         self._mark("answering bad numbers")
         evidence, train = Evidence(bad, self.runtime), self.config.train
-        newest = self.restorer.newest()
+        newest = refusal = None
+        try:
+            newest = self.restorer.newest()
+        except UserError as error:  # the same on all; the evidence is to be kept all the same
+            refusal = error
         if train.bad_numbers == "rollback" and newest is not None and self.progress.rollbacks < train.rollbacks:
             self.restorer.go_back(newest)
             self.phases.reset()
@@ -289,7 +293,8 @@ class Trainer:
                 tell(f"{evidence}; {count}, to step {self.progress.step}")
             return
         kept = evidence.keep(self.folder, self.phases, self.dataset, self.progress)
-        raise Diverged(f"{evidence}; {kept}. {way_out(train, -1 if newest is None else int(newest.name))}")
+        advice = refusal or way_out(train, -1 if newest is None else int(newest.name))
+        raise Diverged(f"{evidence}; {kept}. {advice}")
 
     def _save(self) -> None:
         self.progress.note_checkpoint()

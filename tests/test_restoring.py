@@ -6,10 +6,13 @@ import json
 import threading
 from pathlib import Path
 
+import pytest
 from forked import in_processes
+from launching import lines
 from planting import Plant, run
 
-from distgan.checkpoint import writer
+from distgan import checkpoint
+from distgan.checkpoint import seal, writer
 from distgan.errors import UserError
 from distgan.restoring import Restorer
 
@@ -46,3 +49,59 @@ def test_a_checkpoint_that_the_disk_refused_is_not_written_once_the_run_has_gone
     assert told == ("finished", 1, [(6, 1), (9, 1)])
     record = json.loads((tmp_path / "run" / "checkpoints" / "00000006" / "state.json").read_text())
     assert record["progress"]["rollbacks"] == 1
+
+
+def run_until_all_are_damaged(rank: int, shards: Path, folder: Path, settings: list[str], plant: Plant) -> str:
+    """What a run says whose checkpoints lose their last file before a bad number is met."""
+    newest_complete = checkpoint.newest_complete
+
+    def damage(checkpoints, tell):
+        for path in checkpoints.glob("0*/critic.safetensors"):
+            path.write_bytes(b"")
+        return newest_complete(checkpoints, tell)
+
+    checkpoint.newest_complete = damage
+    return run(rank, shards, folder, settings, [plant]).status
+
+
+@pytest.mark.parametrize("policy", ["stop", "rollback"])
+def test_bad_numbers_are_kept_for_study_though_all_checkpoints_are_damaged(shapes_shards, tmp_path, policy):
+    folder, plant = tmp_path / "run", Plant("critic", (4,), 0, 1, "nan loss")
+    settings = [f"train.bad_numbers={policy}", "checkpoint.every=2 steps", *SMALL]
+    told = in_processes(2, tmp_path, run_until_all_are_damaged, shapes_shards, folder, settings, plant)
+    kept = folder / "bad_numbers" / "00000004-critic-1"
+    assert json.loads((kept / "report.json").read_text())["step"] == 4
+    for status in told:
+        assert "after step 4, in update 1 of the critic: its loss is not finite on process 1;" in status
+        assert f"{kept} has what is needed to study it. " in status
+    assert "no checkpoint in" in told[0] and told[0].count("critic.safetensors: damaged: 0 bytes") == 2
+
+
+def test_what_a_killed_start_left_is_gone_before_the_next_checkpoint(shapes_shards, tmp_path):
+    folder, settings = tmp_path / "run", ["train.length=1 steps", *SMALL]
+    in_processes(1, tmp_path / "a", run, shapes_shards, folder, settings, [])
+    for name in (".00000002.part", ".00000001.old"):
+        (folder / "checkpoints" / name).mkdir()
+        (folder / "checkpoints" / name / "critic.safetensors").write_bytes(bytes(1000))
+    in_processes(1, tmp_path / "b", run, shapes_shards, folder, settings, [])  # writes none
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["00000001"]
+
+
+def test_a_best_checkpoint_that_is_gone_is_forgotten(shapes_shards, tmp_path):
+    folder = tmp_path / "run"
+    settings = ["checkpoint.every=1 steps", "checkpoint.keep=2", "checkpoint.best=critic/loss", "train.length=4 steps"]
+    in_processes(1, tmp_path / "a", run, shapes_shards, folder, [*settings, *SMALL], [])
+    losses = {line["step"]: line["critic/loss"] for line in lines(folder)}
+    third, fourth = (folder / "checkpoints" / f"{step:08d}" for step in (3, 4))
+    assert progress(third)["best_step"] == 1 and progress(fourth)["best_step"] == 4, losses
+    (fourth / "critic.safetensors").write_bytes(b"")
+    record = json.loads((third / "state.json").read_text())
+    record["progress"]["best"] = -1e9  # what is gone was better than all that will come
+    (third / "state.json").write_text(json.dumps(record))
+    seal(third, 3)
+    in_processes(1, tmp_path / "b", run, shapes_shards, folder, [*settings, *SMALL], [])
+    assert (progress(fourth)["best_step"], progress(fourth)["best"]) == (4, pytest.approx(losses[4], rel=1e-5))
+
+
+def progress(folder: Path) -> dict:
+    return json.loads((folder / "state.json").read_text())["progress"]

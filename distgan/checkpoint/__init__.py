@@ -6,7 +6,7 @@ the folder is whole, `retention` which folders stay, `writer` the thread that wr
 
 from distgan.checkpoint.files import load, load_network, load_weights, newest_complete, save, steps_in
 from distgan.checkpoint.manifest import MANIFEST, Damaged, seal, verify
-from distgan.checkpoint.retention import kept, prune
+from distgan.checkpoint.retention import kept, prune, sweep
 from distgan.checkpoint.snapshot import Snapshots
 from distgan.checkpoint.state import CRITIC, GENERATOR, GENERATOR_EMA, Progress, TrainState
 from distgan.checkpoint.writer import Writer
@@ -30,5 +30,6 @@ __all__ = [
     "save",
     "seal",
     "steps_in",
+    "sweep",
     "verify",
 ]

@@ -106,14 +106,25 @@ def load(folder: Path, state: TrainState) -> dict[str, Tensor]:
         load_optimizer(name, optimizer, tensors, folder / TENSORS)
     try:
         record = json.loads((folder / _RECORD).read_text())
+        _require_known(record["progress"], folder)
         progress = Progress(**record["progress"])
         for name, kept in record["scalers"].items():
             if state.scalers[name].is_enabled():  # not after a change to another precision
                 state.scalers[name].load_state_dict(kept)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"checkpoint {folder / _RECORD}: cannot be read: {error}; remove {folder}") from None
+        raise UserError(f"checkpoint {folder / _RECORD}: cannot be read: {error}; use another run_dir") from None
     state.progress.__dict__.update(asdict(progress))
     return {name.removeprefix("extra."): tensor for name, tensor in tensors.items() if name.startswith("extra.")}
+
+
+def _require_known(progress: dict, folder: Path) -> None:
+    """Raises UserError when it says what this version does not know, and so would forget."""
+    unknown = sorted(progress.keys() - Progress.__dataclass_fields__.keys())
+    if unknown:
+        raise UserError(
+            f"checkpoint {folder / _RECORD}: a newer version of distgan wrote it (with {', '.join(unknown)}); use that "
+            "one"
+        )
 
 
 def load_weights(folder: Path, state: TrainState) -> str:
