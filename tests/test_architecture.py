@@ -18,7 +18,7 @@ ROOT = PACKAGE.parent
 
 STOREYS = [
     ["errors", "files", "trouble", ""],
-    ["config", "run_folder", "exit_status"],
+    ["config", "shared_folder", "run_folder", "exit_status"],
     ["stopping", "watchdog", "launcher"],
     ["randomness", "schedules", "averaging", "weights", "bad_numbers"],
     ["networks"],
