@@ -119,7 +119,7 @@ class Trainer:
         clock = Clock(self.progress.seconds)
         with contextlib.closing(self._stream()) as stream:
             line, sample, save = self._jobs(stream, clock)
-            self._save_is_late = lambda: save.is_late(clock.since_save())
+            self._save_is_late = lambda: save.is_late(clock.since_save()) or self._must_measure(limit)
             while self.progress.step < total and not stop:
                 self._step(stream, vote)
                 limit.stepped()
@@ -131,6 +131,11 @@ class Trainer:
             if self.progress.step == total:
                 self._complete(line, sample, save)
         return "finished" if self.progress.step == total else "preempted"
+
+    def _must_measure(self, limit: TimeLimit) -> bool:
+        """Whether to save at once, so that `limit` knows how long that takes on this disk, now."""
+        none_yet = self.runtime.is_main and self._saved_step == self._first_step
+        return none_yet and limit.is_guessing(self.writer.slowest)
 
     def _complete(self, line: Periodic, sample: Periodic, save: Periodic) -> None:
         """What the last step has although it was not due, or an earlier start was killed before it.

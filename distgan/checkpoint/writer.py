@@ -49,8 +49,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self.written = -1
         """Step of the newest checkpoint that this writer has finished."""
-        self.slowest = 0.0
-        """Seconds that the slowest one took."""
+        self._slowest, self._began = 0.0, 0.0
         self.waited = 0.0
         """Seconds that `save` has waited for the checkpoint before."""
 
@@ -67,6 +66,13 @@ class Writer:
                 self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+
+    @property
+    def slowest(self) -> float:
+        """Seconds that the slowest one took, the one that is being written included as far as it has come; 0 before the
+        first."""
+        with self._changed:
+            return max(self._slowest, time.monotonic() - self._began if self._writing else 0.0)
 
     @property
     def busy(self) -> bool:
@@ -121,12 +127,13 @@ class Writer:
             while self._wanted is None and not self._closed:
                 self._changed.wait()
             self._writing = self._wanted is not None and not (self._closed and self._refused)
+            self._began = time.monotonic()
             return self._wanted if self._writing else None
 
     def _write(self, snapshot: Snapshot) -> None:
-        started, progress = time.monotonic(), snapshot.record["progress"]
+        progress = snapshot.record["progress"]
         write(self._checkpoints / f"{snapshot.step:08d}", snapshot, self._before)
-        self.slowest = max(self.slowest, time.monotonic() - started)
+        self._slowest = max(self._slowest, time.monotonic() - self._began)
         self.written = snapshot.step
         if self._refused is not None:
             self._refused = None
