@@ -39,8 +39,10 @@ def train(args: argparse.Namespace, signals) -> None:
     from distgan import exit_status
     from distgan.config import load_config, process_conflicts, raise_mistakes
     from distgan.data.dataset import open_dataset
+    from distgan.errors import RunFolderError
     from distgan.resuming import check_init, check_resumable
     from distgan.run_folder import RunFolder
+    from distgan.shared_folder import blind, not_shared
 
     config = load_config(args.config, args.overrides)
     raise_mistakes(process_conflicts(config, int(os.environ.get("WORLD_SIZE", 1))))
@@ -60,6 +62,9 @@ def train(args: argparse.Namespace, signals) -> None:
         folder.lock()
         folder.forget_end()
     exit_status.keep = lambda why, again: folder.note_end("failed", why, again)
+    unseeing = blind(folder.path, runtime.rank, runtime.union)
+    if unseeing:
+        raise RunFolderError(not_shared(folder.path, unseeing))
     signals.on_interrupt = lambda: (
         folder.give_up("interrupted") if runtime.is_main else None,
         runtime.watchdog.failed(),

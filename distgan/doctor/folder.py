@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from distgan import checkpoint
 from distgan.config import Config
 from distgan.doctor.table import FINE, NOT_FINE, REMARK, Finding
@@ -9,18 +11,19 @@ from distgan.errors import UserError
 from distgan.files import refused
 from distgan.resuming import check_resumable
 from distgan.run_folder import RunFolder
+from distgan.shared_folder import not_shared
 
 WHAT = "run_dir"
 
 
-def check_folder(config: Config) -> list[Finding]:
-    """Looks without changing anything."""
+def check_folder(config: Config, unseeing: Collection[str] = ()) -> list[Finding]:
+    """Looks without changing anything. `unseeing`: the processes for which it is another folder."""
     folder = RunFolder(config.run_dir)
     for path in (folder.path, folder.samples, folder.checkpoints):
         if why := refused(path):
             text = f"{path}: cannot be written: {why}; choose another run_dir or make room"
             return [Finding(WHAT, NOT_FINE, text)]
-    troubles = []
+    troubles = [Finding(WHAT, NOT_FINE, not_shared(folder.path, unseeing))] if unseeing else []
     if folder.is_locked():
         troubles.append(
             Finding(WHAT, NOT_FINE, f"{folder.path}: a training is running in it; stop it, or use another run_dir")

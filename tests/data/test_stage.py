@@ -216,9 +216,7 @@ def test_the_copies_are_bounded(tmp_path):
         most = max(most, sum(path.stat().st_size for path in cache.glob("*.tar") if path.exists()))
     stream.close()
     assert found == calm and limit / 2 < most <= limit
-    with pytest.raises(
-        ConfigError, match=r"cache_size: .* cannot hold the \d+ MB of staged shards.*order: window"
-    ):
+    with pytest.raises(ConfigError, match=r"cache_size: .* cannot hold the \d+ MB of staged shards.*order: window"):
         dataset(folder, stage=True, cache=str(cache), **bounds)
 
 
