@@ -70,6 +70,10 @@ class Cluster:
         self._dead.add(name)
         self._order(f"kill {name}")
 
+    def give_up_node(self, name: str) -> None:
+        """Slurm takes the node for dead, as it would after 5 minutes (SlurmdTimeout), and waits for it no more."""
+        self.call("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=silent")
+
     def revive_node(self, name: str) -> None:
         self._dead.remove(name)
         self._order(f"revive {name}")
@@ -99,14 +103,16 @@ class Cluster:
 
     def runs(self, number: str, seconds: float = 60, restarts: int = 0) -> dict[str, str]:
         """The job, when it runs, for the `restarts`-th time again."""
-        wanted = {"JobState": "RUNNING", "Restarts": str(restarts)}
-        self.wait_for(lambda: wanted.items() <= self.job(number).items(), seconds, f"job {number}: {wanted}")
-        return self.job(number)
+        return self._reaches(number, seconds, JobState="RUNNING", Restarts=str(restarts))
 
     def preempt(self) -> None:
         """Asks for both nodes, which all jobs of the partition `main` have to leave, for a second."""
         whole = ["--exclusive", f"--nodes={len(self.names)}"]
         self.submit("sleep 1", "--partition=urgent", *whole, "--output=/dev/null")
+
+    def waits(self, number: str, seconds: float = 60, restarts: int = 1) -> dict[str, str]:
+        """The job, when it is in the queue again, for the `restarts`-th time."""
+        return self._reaches(number, seconds, JobState="PENDING", Restarts=str(restarts))
 
     def limit(self, number: str, minutes: int) -> None:
         """Another time limit for a job."""
@@ -146,6 +152,10 @@ class Cluster:
         near = {file for output in outputs for file in output.parent.glob("*.out")}
         files = [file for file in [*sorted(near), *sorted(self.folder.glob("*.log"))] if file.is_file()]
         return "\n".join([*told, *(f"== {file}\n{tail(file)}" for file in files)])
+
+    def _reaches(self, number: str, seconds: float, **state: str) -> dict[str, str]:
+        self.wait_for(lambda: state.items() <= self.job(number).items(), seconds, f"job {number}: {state}")
+        return self.job(number)
 
     def _order(self, line: str) -> None:
         self._machines.stdin.write(f"{line}\n")

@@ -85,7 +85,7 @@ def leaves(cluster: Cluster, job: str, run: Path, starts: int, ask: Callable[[],
     with slowed(run):
         ask()
         cluster.wait_for(lambda: asked(run) > told, 60, f"{run} is asked to stop")
-    cluster.wait_for(lambda: cluster.job(job)["Restarts"] == str(starts), 60, f"job {job} is queued again")
+    cluster.waits(job, restarts=starts)
 
 
 def test_a_job_preempted_twice_and_once_at_its_time_limit_ends_as_one_left_alone(cluster, queued, tmp_path):
@@ -121,7 +121,7 @@ def test_a_killed_node_is_done_without(cluster, queued, tmp_path):
     cluster.kill_node("n2")
     killed = time.time()
     cluster.wait_for(lambda: "ended" in History(run).starts()[0], 70, "the first start is over")
-    cluster.runs(job, 60, restarts=1)
+    cluster.give_up_node("n2")
     assert cluster.end(job, 300)["JobState"] == "COMPLETED"
 
     first, second = History(run).starts()
@@ -132,7 +132,7 @@ def test_a_killed_node_is_done_without(cluster, queued, tmp_path):
 
 
 def test_an_array_of_three_seeds_runs_at_once_on_one_node(cluster, queued, tmp_path):
-    words = ["--nodes=1", "--processes-per-node=2", "--sbatch=--nodelist=n1", "train.length=20 steps"]
+    words = ["--nodes=1", "--processes-per-node=1", "--sbatch=--nodelist=n1", "train.length=20 steps"]
     number = queued(tmp_path / "runs", *words, "--array", "seed=0-2")
     jobs = [cluster.end(f"{number}_{element}", 300) for element in range(3)]
     assert [job["JobState"] for job in jobs] == ["COMPLETED"] * 3
