@@ -59,7 +59,7 @@ def train(args: argparse.Namespace, signals) -> None:
     folder.create()
     if runtime.is_main:
         folder.lock()
-    unseeing = blind(folder.path, runtime.rank, runtime.union)
+    unseeing = blind(folder.path, runtime.rank, runtime.world_size, runtime.union)
     if unseeing:
         raise RunFolderError(not_shared(folder.path, unseeing))
     signals.on_interrupt = lambda: (folder.give_up() if runtime.is_main else None, runtime.watchdog.failed())
