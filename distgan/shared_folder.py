@@ -16,9 +16,11 @@ PATIENCE = 60.0
 """Seconds in which a file that one machine has made is seen on all others: as long as NFS may remember a folder."""
 
 
-def blind(path: Path, rank: int, union: Callable[[frozenset[str]], frozenset[str]]) -> frozenset[str]:
+def blind(path: Path, rank: int, world_size: int, union: Callable[[frozenset[str]], frozenset[str]]) -> frozenset[str]:
     """The processes that do not see what the main process writes in a folder, or where it would be made; none where
     that cannot be written. All of them call it, each with its own `rank`; `union` gives what any of them holds."""
+    if world_size == 1:
+        return frozenset()
     mark = _make(path) if rank == 0 else None
     try:
         found = union(frozenset([mark.name] if mark else []))

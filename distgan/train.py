@@ -62,7 +62,7 @@ def train(args: argparse.Namespace, signals) -> None:
         folder.lock()
         folder.forget_end()
     exit_status.keep = lambda why, again: folder.note_end("failed", why, again)
-    unseeing = blind(folder.path, runtime.rank, runtime.union)
+    unseeing = blind(folder.path, runtime.rank, runtime.world_size, runtime.union)
     if unseeing:
         raise RunFolderError(not_shared(folder.path, unseeing))
     signals.on_interrupt = lambda: (

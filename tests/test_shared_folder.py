@@ -80,4 +80,4 @@ def test_the_doctor_tells_of_it(words, tmp_path, there):
 
 def test_what_cannot_be_written_tells_nothing_of_who_sees_it(tmp_path):
     (tmp_path / "file").touch()
-    assert shared_folder.blind(tmp_path / "file", 0, lambda names: names) == frozenset()
+    assert shared_folder.blind(tmp_path / "file", 0, 2, lambda names: names) == frozenset()

@@ -71,7 +71,7 @@ def _looked_at(config: Config, runtime: Runtime | None, processes: Processes) ->
     """What this process finds, check after check; each is made although one before it has failed."""
     device = torch.device("cpu") if runtime is None else runtime.device
     is_main, is_first = processes.is_main, processes.is_first_of_machine
-    unseeing = blind(Path(config.run_dir).expanduser(), processes.rank, processes.union)
+    unseeing = blind(Path(config.run_dir).expanduser(), processes.rank, processes.world_size, processes.union)
     yield _attempt("run_dir", lambda: check_folder(config, unseeing))
     yield _attempt("disk", lambda: check_disk(config)) if is_main else []
     yield _attempt("logging", lambda: check_tracking(config)) if is_main else []
