@@ -114,7 +114,7 @@ def remove_groups(top: Path) -> None:
 
 def main(folder: Path, count: int) -> None:
     nodes = [f"n{number}" for number in range(1, count + 1)]
-    groups = FREEZER / folder.name if (FREEZER / "tasks").exists() else None
+    groups = FREEZER / folder.name if os.access(FREEZER / "tasks", os.W_OK) else None
     try:
         prepare(folder, nodes, groups)
         machines = {name: Machine(name, folder, groups) for name in [HEAD, *nodes]}

@@ -92,10 +92,9 @@ def test_a_job_preempted_twice_and_once_at_its_time_limit_ends_as_one_left_alone
     alone, run = tmp_path / "alone", tmp_path / "run"
     size = ["--nodes=2", "--processes-per-node=2", "train.length=60 steps"]
     job = queued(run, *size, "--time=10", "--warn=115")
-    other = []
-    leaves(
-        cluster, job, run, 1, lambda: other.append(queued(alone, *size, "--partition=urgent", "--sbatch=--exclusive"))
-    )
+    other = []  # the one left alone is what preempts it first
+    urgent = ["--partition=urgent", "--sbatch=--exclusive"]
+    leaves(cluster, job, run, 1, lambda: other.append(queued(alone, *size, *urgent)))
     assert cluster.end(other[0], 300)["JobState"] == "COMPLETED"
     leaves(cluster, job, run, 2, cluster.preempt)
     cluster.limit(job, minutes=2)  # so that the warning is due 5 s after its start; Slurm looks every 30 s
@@ -127,7 +126,7 @@ def test_a_killed_node_is_done_without(cluster, queued, tmp_path):
     first, second = History(run).starts()
     assert datetime.fromisoformat(first["ended"]).timestamp() - killed < 60
     assert (first["next"], second["next"]) == ("requeued", "finished")
-    assert (second["nodes"], second["newest"]) == ("n1", first["newest"] or second["newest"])
+    assert second["nodes"] == "n1" and second["newest"] >= 10
     assert [line["step"] for line in lines(run)] == list(range(1, 121))
 
 
