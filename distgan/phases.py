@@ -105,6 +105,34 @@ class Phases:
         self._judged: dict[str, tuple[int, int, bool]] = {}
         self.guard.reset()
 
+    def settle(self) -> None:
+        """One update of each network that is thrown away, at the beginning of a start.
+
+        DDP lays its buckets out anew after its first backward, by the order in which gradients came, and over more than
+        two processes the place in a bucket decides in which order a gradient is added up. Without this the first
+        update of a start that resumes would differ in its last bits from that of a run that never stopped.
+        """
+        if self.runtime.world_size == 1:
+            return
+        buffers = [buffer for phase in self for buffer in phase.network.buffers()]
+        kept = [buffer.clone() for buffer in buffers]
+        for phase in self:
+            self.begin(phase, 0.0)
+            with self.runtime.autocast():
+                loss, _ = phase.objective(**phase.arguments(self._blank(phase), 0))
+            loss.backward()
+            phase.optimizer.zero_grad()
+        for buffer, value in zip(buffers, kept, strict=True):
+            buffer.copy_(value)
+
+    def _blank(self, phase: Phase) -> Inputs:
+        """A micro-batch of grey pictures."""
+        data, keys = self.config.data, self.keys(phase, 0, 0)[: self.micro_batch]
+        shape = (len(keys), data.channels, data.resolution, data.resolution)
+        real = torch.zeros(shape, dtype=self.runtime.dtype, device=self.runtime.device)
+        labels = torch.zeros_like(keys) if data.classes else None
+        return Inputs(real.contiguous(memory_format=torch.channels_last), labels, keys)
+
     def __iter__(self) -> Iterator[Phase]:
         return iter((self.critic_phase, self.generator_phase))
 

@@ -82,6 +82,7 @@ class Trainer:
         self.restorer.resume(self.dataset.fingerprint, allow_other_data=allow_other_data, init_from=init_from)
         self._first_step = self._saved_step = self.progress.step
         self.phases.guard.in_a_row.update(self.progress.skipped_in_a_row)
+        self.phases.settle()
         status = "failed"
         self._mark("starting")
         try:
