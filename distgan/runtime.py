@@ -160,13 +160,13 @@ class Runtime:
         return self.accelerator.no_sync(objective) if unreduced else contextlib.nullcontext()
 
     def reduce(self, values: Tensor, maximum: Tensor) -> Tensor:
-        """Values [K] averaged over all processes, or their maximum where `maximum` [K] says so."""
+        """Values added up over all processes, or their maximum where `maximum`, of the same shape, says so."""
         if self.world_size == 1:
             return values
-        means, maxima = values / self.world_size, values.clone()
-        dist.all_reduce(means)
+        sums, maxima = values.clone(), values.clone()
+        dist.all_reduce(sums)
         dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
-        return torch.where(maximum, maxima, means)
+        return torch.where(maximum, maxima, sums)
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows [n, ...] of all processes in the order of their ranks: [world_size * n, ...]."""
