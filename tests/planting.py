@@ -79,6 +79,8 @@ def _put(trainer: Trainer, phase: Phase, plants: list[Plant], reals: list[Tensor
 
     def planted(**kwargs):
         loss, metrics = compute(**kwargs)
+        if not kwargs["real"].any():  # the update that is thrown away at the beginning
+            return loss, metrics
         progress = trainer.progress
         now = progress.step, progress.tried[phase.name] - progress.step * phase.repeats
         before[:] = [now, before[1] + 1 if before[0] == now else 0]

@@ -121,8 +121,8 @@ def test_a_step_reduces_every_parameter_once_an_update_and_nothing_else(shapes_s
             assert sum(step.generator) == size["generator"]
             if number == STEPS:
                 continue  # the end has its checkpoint's folding too
-            line = [("all_reduce", 48), ("all_reduce", 48)] if number % LINES == 0 else []
-            assert step.others == [VOTE, *line], "six metrics in float64, their means and their maxima"
+            line = [("all_reduce", 96), ("all_reduce", 96)] if number % LINES == 0 else []
+            assert step.others == [VOTE, *line], "six metrics in float64 and their weights: sums, maxima"
 
 
 def test_batch_norm_over_the_global_batch_costs_its_moments_and_nothing_else(shapes_shards, tmp_path):
