@@ -27,6 +27,17 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+@contextmanager
+def with_usual_mode(path: Path) -> Iterator[None]:
+    """Around the writing of a file by a library that gives it a mode of its own, such as 0600: it gets the one that
+    the umask gives any new file."""
+    path.touch()
+    mode = path.stat().st_mode
+    yield
+    if path.stat().st_mode != mode:
+        path.chmod(mode)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder last through a power cut; not every file system allows it."""
     descriptor = os.open(folder, os.O_RDONLY)

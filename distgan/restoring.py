@@ -10,6 +10,7 @@ from distgan import checkpoint
 from distgan.checkpoint import TrainState, Writer
 from distgan.config import Config
 from distgan.errors import ConfigError, DataError, RunFolderError, UserError
+from distgan.resuming import longer_than_asked
 from distgan.run_folder import RunFolder
 from distgan.runtime import Runtime
 from distgan.tracking.meter import Meter
@@ -48,10 +49,7 @@ class Restorer:
         elif init_from is not None:
             progress.init = checkpoint.load_weights(self._source(init_from), self._state)
         if progress.step > total:
-            raise ConfigError(
-                f"train.length: {self._config.train.length} is {total} steps, and {self._folder.path} has "
-                f"{progress.step} already; give a longer one, or another run_dir"
-            )
+            raise ConfigError(longer_than_asked(self._folder, self._config, progress.step))
         if progress.data != data:
             progress.real_diversity = None  # of other pictures
         progress.data = data

@@ -55,6 +55,16 @@ def check_resumable(folder: RunFolder, config: Config, allow: bool) -> None:
         )
 
 
+def longer_than_asked(folder: RunFolder, config: Config, step: int) -> str:
+    """What to say of a run that has more steps than train.length asks for."""
+    length, total = config.train.length, config.total_steps
+    in_steps = "" if length.unit == "steps" else f" ({total} steps)"
+    return (
+        f"train.length is {length}{in_steps}, and {folder.path} has {step} steps already; give a longer one, or "
+        "another run_dir"
+    )
+
+
 def check_init(path: Path) -> None:
     """Raises ConfigError unless `--init-from` names something that looks like a checkpoint, or a run folder."""
     if not any((path / name).exists() for name in ("manifest.json", "checkpoints")):

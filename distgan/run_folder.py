@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -76,12 +77,12 @@ class RunFolder:
             for folder in (self.samples, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".writable-{platform.node()}-{os.getpid()}"  # every process looks for itself
-            probe.write_bytes(b"x")
-            probe.unlink()
+            try:
+                probe.write_bytes(b"x")
+            finally:
+                probe.unlink(missing_ok=True)
         except OSError as error:
-            raise RunFolderError(
-                f"run_dir {self.path}: cannot be written: {error.strerror}; choose another run_dir or make room"
-            ) from None
+            raise RunFolderError(f"run_dir {self.path}: {unwritable(error)}") from None
 
 
 def _lock(path: Path) -> BinaryIO:
@@ -105,6 +106,12 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text.encode())
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+def unwritable(error: OSError) -> str:
+    """Why nothing can be written in a run folder, and the way out."""
+    or_room = " or make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"cannot be written: {error.strerror}; choose another run_dir{or_room}"
 
 
 def cannot_write(path: Path | str, error: OSError) -> UserError:

@@ -118,7 +118,7 @@ def test_a_fault_ends_all_processes_with_its_row_and_without_a_trace(tiny, tmp_p
     rows = table(done.stdout)
     assert done.returncode == 1 and rows["run_dir"] == (
         "NOT FINE",
-        f"{tmp_path / 'run'}: cannot be written: Not a directory; choose another run_dir or make room",
+        f"{tmp_path / 'run'}: cannot be written: Not a directory; choose another run_dir",
     )
     assert rows["gradients"][0] == "fine" and "distgan/" not in done.stderr.replace("distgan/cli.py", "")
 

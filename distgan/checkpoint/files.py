@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from distgan.checkpoint.snapshot import TENSORS, Snapshot, Snapshots
 from distgan.checkpoint.state import CRITIC, GENERATOR, GENERATOR_EMA, Progress, TrainState, load_optimizer
 from distgan.errors import UserError
-from distgan.files import sha256_of, sync_folder
+from distgan.files import sha256_of, sync_folder, with_usual_mode
 
 MANIFEST = "manifest.json"
 """The name, bytes and SHA-256 of every other file of the checkpoint; written last."""
@@ -47,7 +47,8 @@ def write(folder: Path, snapshot: Snapshot, before: Callable[[int], None] = lamb
         part.mkdir(parents=True)
         snapshot.wait()
         for name, tensors in snapshot.files.items():
-            save_file({key: _contiguous(tensor) for key, tensor in tensors.items()}, part / name)
+            with with_usual_mode(part / name):
+                save_file({key: _contiguous(tensor) for key, tensor in tensors.items()}, part / name)
         (part / _RECORD).write_text(json.dumps(snapshot.record, indent=1))
         _seal(part, snapshot.step)
         before(snapshot.step)

@@ -9,8 +9,8 @@ from distgan import checkpoint
 from distgan.config import Config
 from distgan.doctor.table import FINE, NOT_FINE, REMARK, Finding
 from distgan.errors import UserError
-from distgan.resuming import check_resumable
-from distgan.run_folder import RunFolder
+from distgan.resuming import check_resumable, longer_than_asked
+from distgan.run_folder import RunFolder, unwritable
 
 WHAT = "run_dir"
 
@@ -20,8 +20,7 @@ def check_folder(config: Config) -> list[Finding]:
     folder = RunFolder(config.run_dir)
     for path in (folder.path, folder.samples, folder.checkpoints):
         if refused := _refused(path):
-            text = f"{path}: cannot be written: {refused}; choose another run_dir or make room"
-            return [Finding(WHAT, NOT_FINE, text)]
+            return [Finding(WHAT, NOT_FINE, f"{path}: {unwritable(refused)}")]
     troubles = []
     if folder.is_locked():
         troubles.append(
@@ -39,14 +38,14 @@ def nearest(path: Path) -> Path:
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
-def _refused(path: Path) -> str | None:
+def _refused(path: Path) -> OSError | None:
     """Why nothing can be written in a folder, or where it would be made; None where it can be."""
     try:
         with tempfile.TemporaryFile(dir=nearest(path)) as file:  # without a name, where the system has that
             file.write(b"x")
             file.flush()
     except OSError as error:
-        return error.strerror
+        return error
     return None
 
 
@@ -58,9 +57,7 @@ def _progress(folder: RunFolder, config: Config) -> list[Finding]:
         return [Finding(WHAT, FINE, f"{folder.path}: " + ("no checkpoint yet" if folder.path.exists() else "new"))]
     step = int(newest.name)
     if step > total:
-        length = f"train.length {config.train.length} is {total}"
-        text = f"{folder.path} has {step} steps already, and {length}; give a longer one, or another run_dir"
-        return [Finding(WHAT, NOT_FINE, text)]
+        return [Finding(WHAT, NOT_FINE, longer_than_asked(folder, config, step))]
     if step == total:
         text = f"{folder.path} has its {total} steps already; with a longer train.length it goes on"
     else:
