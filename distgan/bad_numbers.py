@@ -2,11 +2,13 @@
 
 A NaN or an infinity in the gradient of one process is in the reduced gradient of all, so no process asks another.
 `phases.gradients` sees to it that a loss which is not finite has such a gradient.
+
+A finite gradient whose squares overflow (in float32 an entry of 1.9e19) is as bad: Adam and RMSprop keep a mean of the
+squares, and one infinity in it would hold a weight where it is for ever.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import NamedTuple
 
@@ -47,8 +49,8 @@ class Update(NamedTuple):
 class BadUpdate(Exception):
     """An update that is not to be skipped: every process meets it at the same place.
 
-    `finite`: whether each parameter's reduced gradient is, bool [parameters]; `is_newest`: whether these gradients are
-    still there.
+    `finite`: whether each parameter's reduced gradient has a finite sum of squares, bool [parameters]; `is_newest`:
+    whether these gradients are still there.
     """
 
     def __init__(self, update: Update, finite: Tensor, is_newest: bool) -> None:
@@ -64,7 +66,7 @@ class _Judged(NamedTuple):
 
 
 class Guard:
-    """Takes the optimisers' steps, but for those with a gradient that is not finite.
+    """Takes the optimisers' steps, but for those with a gradient whose sum of squares is not finite.
 
     On a CPU the answer is read at once. A device is never waited for: there the optimiser's own kernel reads it, as it
     does for `GradScaler`, and the host learns of it one step later, or at `look`. Unless the policy is skip, nothing
@@ -83,7 +85,9 @@ class Guard:
         self._newest: _Judged | None = None
         self._unread: list[_Judged] = []
         self._copied: _Copy | None = None
-        self._in_a_row: Counter[str] = Counter()
+        self.in_a_row: Counter[str] = Counter()
+        """Updates of each network that were skipped one after the other, the newest included; of those that the host
+        knows of."""
 
     def step(self, optimizer: torch.optim.Optimizer, update: Update) -> Tensor | None:
         """The optimiser's step with the reduced gradients, or none. With skip, returns whether it was left out, a bool
@@ -92,7 +96,7 @@ class Guard:
         Raises `BadUpdate` where the host knows of one already, and Diverged after too many skipped in a row.
         """
         gradients = gradients_of(optimizer)
-        finite = are_finite(gradients) if self._lagged else are_finite_here(gradients)
+        finite = are_finite(gradients)
         bad = finite.all().logical_not().float()
         self._held = bad if self.policy == "skip" else torch.maximum(self._held, bad)
         self._newest = _Judged(update, finite, bad)
@@ -122,12 +126,12 @@ class Guard:
             update = judged.update
             if bad and self.policy != "skip":
                 raise BadUpdate(update, judged.finite, judged is self._newest)
-            self._in_a_row[update.phase] = self._in_a_row[update.phase] + 1 if bad else 0
-            if self._in_a_row[update.phase] > MOST_IN_A_ROW:
+            self.in_a_row[update.phase] = self.in_a_row[update.phase] + 1 if bad else 0
+            if self.in_a_row[update.phase] > MOST_IN_A_ROW:
                 raise Diverged(
                     f"{update}: more than {MOST_IN_A_ROW} updates of the {update.phase} in a row had a gradient that "
-                    "is not finite and were skipped: its weights are no longer of use. Try a lower learning rate, from "
-                    "a checkpoint before"
+                    "is not finite, or its square is not, and were skipped: its weights are no longer of use. Try a "
+                    "lower learning rate, from a checkpoint before"
                 )
 
 
@@ -157,15 +161,8 @@ def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def are_finite(tensors: list[Tensor]) -> Tensor:
-    """Whether all entries of each tensor are, bool [tensors]; waits for nothing."""
-    return torch.stack(torch._foreach_norm(tensors, math.inf)).isfinite()
-
-
-def are_finite_here(tensors: list[Tensor]) -> Tensor:
-    """The same on the host, in a tenth of the time where they are: a sum of squares that is finite has no other terms.
-    It overflows for entries of 1e19, so one that is not finite says nothing."""
-    finite = torch.stack(torch._foreach_norm(tensors, 2)).isfinite()
-    return finite if finite.all() else are_finite(tensors)
+    """Whether the sum of squares of each tensor is, bool [tensors]; waits for nothing."""
+    return torch.stack(torch._foreach_norm(tensors, 2)).isfinite()
 
 
 def _step_unless(held: Tensor, optimizer: torch.optim.Optimizer) -> None:

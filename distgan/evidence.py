@@ -39,7 +39,8 @@ class Evidence:
     def __str__(self) -> str:
         """What was found, as a clause."""
         ranks = [str(rank) for rank, loss in enumerate(self.losses) if not math.isfinite(loss)]
-        what = f"its loss is not finite on process {', '.join(ranks)}" if ranks else "its gradient is not finite"
+        gradient = "its gradient, or the square of it, is not finite"
+        what = f"its loss is not finite on process {', '.join(ranks)}" if ranks else gradient
         return f"{self.bad.update}: {what}; it was not applied"
 
     def keep(self, folder: RunFolder, phases: Phases, dataset: Dataset, progress: Progress) -> str:
@@ -56,7 +57,7 @@ class Evidence:
                 self._write(final, phases, dataset, progress)
             except (OSError, SafetensorError) as error:
                 reason = f": {getattr(error, 'strerror', None) or error}"
-            return not reason
+            return int(not reason)
 
         if self._runtime.from_main(write):
             return f"{final} has what is needed to study it"
@@ -130,12 +131,13 @@ def _phase(phases: Phases, update: Update) -> Phase:
 
 
 def _broken(bad: BadUpdate, phase: Phase) -> list[dict]:
-    """The parameters whose gradient is not finite, and in how many entries, where the gradient is still there."""
+    """The parameters whose gradient has no finite sum of squares, and how many entries are not finite or their square
+    is not, where the gradient is still there."""
     with_gradient = [item for item in phase.network.named_parameters() if item[1].grad is not None]
     return [
         {
             "parameter": name,
-            "not_finite": int((~parameter.grad.isfinite()).sum()) if bad.is_newest else None,
+            "not_finite": int((~parameter.grad.square().isfinite()).sum()) if bad.is_newest else None,
             "entries": parameter.numel(),
         }
         for (name, parameter), is_finite in zip(with_gradient, bad.finite.tolist(), strict=False)

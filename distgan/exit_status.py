@@ -12,10 +12,14 @@ from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 from distgan.errors import UserError
+from distgan.launcher import first_is_there
 
 _FIRST_WORD = 3.0
 """Seconds that a process which leaves without a word gives the one that speaks: the launcher ends all others as soon as
 one has left."""
+_ALONE = 10.0
+"""Seconds after which it has met alone what all were to meet, when the one that was to speak is at work still."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Peers(Protocol):
@@ -41,9 +45,7 @@ def exit_status(action: Callable[[], int | None], interrupted: str = "interrupte
         return action() or 0
     except UserError as error:
         _tell_peers()
-        if error.everywhere and os.environ.get("LOCAL_RANK", "0") != "0":  # told once a machine, by its first process
-            time.sleep(_FIRST_WORD)
-        else:
+        if not (error.everywhere and _is_told()):
             print(f"distgan: {error}".replace("\n", "\ndistgan: "), file=sys.stderr, flush=True)
         return error.exit_status
     except KeyboardInterrupt:
@@ -51,7 +53,7 @@ def exit_status(action: Callable[[], int | None], interrupted: str = "interrupte
         print(f"distgan: {interrupted}", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in _FULL:
             return _defect(error)
         _tell_peers()
         print(f"distgan: cannot write: {error.strerror}", file=sys.stderr)
@@ -80,6 +82,18 @@ def _tell_peers() -> None:
     """The others need not guess why this process is about to leave."""
     if peers is not None:
         peers.failed()
+
+
+def _is_told() -> bool:
+    """Whether the first process of this machine tells what all processes meet. It is given the time to do so; where it
+    goes on it has not met it."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        return False
+    told_by = time.monotonic() + _ALONE
+    time.sleep(_FIRST_WORD)
+    while first_is_there() and time.monotonic() < told_by:
+        time.sleep(0.2)
+    return not first_is_there()
 
 
 def leave(status: int, *, orderly: bool = True) -> int:

@@ -18,7 +18,7 @@ from distgan.data.dataset import Dataset
 from distgan.data.urls import shown
 from distgan.environment import record_start
 from distgan.errors import UserError
-from distgan.run_folder import RunFolder, cannot_write, write_atomically
+from distgan.run_folder import RunFolder, cannot_write, grids_in, write_atomically
 from distgan.sampling import fixed_grid
 from distgan.tracking import pictures
 from distgan.tracking.curves import save_curves
@@ -79,14 +79,18 @@ class Recorder:
         if self.config.tracking.watch:
             self._watch = CollapseWatch(self.config, generator, self._progress.real_diversity, self._record.lines())
         if self._progress.step == 0:
+            self.folder.rollbacks.unlink(missing_ok=True)  # of a run whose checkpoints were removed
             self.sample(0, generator)
 
     def _open(self, step: int, total: int) -> None:
         """Cuts what a crash left after `step`, and opens what receives metrics."""
-        off_beat = step % self.config.tracking.every.steps(self.config.images_per_step) != 0
-        run_id = self._progress.wandb_id or self._kept_id()
+        progress = self._progress
+        run_id = progress.wandb_id or self._kept_id()
         given = remember_given(self.folder, run_id) if run_id else Given()
-        self._record = JsonLines(self.folder, step, partial=off_beat and step < total)
+        # A line that the checkpoint does not know of is one that only an early end had.
+        last = step if progress.last_line is None or step == total else progress.last_line
+        self._record = JsonLines(self.folder, last, (progress.lines, progress.last_line or 0))
+        progress.lines, progress.last_line = self._record.count, self._record.last_step
         self._drop_samples(step)
         for part in (*self.folder.path.glob(".*.part"), *self.folder.samples.glob(".*.part")):  # of a killed start
             part.unlink()
@@ -101,7 +105,7 @@ class Recorder:
 
     @_main_only
     def line(self, progress: Progress, metrics: dict[str, float], waited: float) -> None:
-        """One line of metrics; `waited`: seconds that this start has waited for data."""
+        """One line of metrics; `waited`: seconds that it has waited for data since its start, or since it went back."""
         if progress.step <= self._record.last_step:
             return
         images, seconds, waited_before = self._last
@@ -117,6 +121,7 @@ class Recorder:
             DATA_WAIT: (waited - waited_before) / elapsed,
         }
         self._record.add(line)
+        progress.lines, progress.last_line = self._record.count, self._record.last_step
         self._save_waiting()
         progress.note(line)
         self._views.metrics(line)
@@ -127,6 +132,11 @@ class Recorder:
     def sample(self, step: int, generator: nn.Module) -> None:
         """The grid of the fixed latents."""
         self._save(fixed_grid(generator, self.config), self.folder.sample(step), step)
+
+    @_main_only
+    def rolls_back(self, made: int) -> None:
+        """Keeps how many rollbacks all starts have made, the one that comes included."""
+        _tell_if_fails(write_atomically, self.folder.rollbacks, f"{made}\n")
 
     def lines_written(self, step: int) -> bool:
         """Whether all lines up to `step` are in metrics.jsonl; tries once more to write those that are not. A
@@ -147,7 +157,7 @@ class Recorder:
         self._record.rewind(step)
         self._unsaved = {path: kept for path, kept in self._unsaved.items() if (kept[1] or 0) <= step}
         _tell_if_fails(self._drop_samples, step)
-        self._last = (self._progress.images, self._progress.seconds, self._last[2])
+        self._last = (self._progress.images, self._progress.seconds, 0.0)
         if self._watch:
             self._watch.rewind(self._record.lines())
 
@@ -176,8 +186,8 @@ class Recorder:
 
     def _drop_samples(self, step: int) -> None:
         """Those after `step`."""
-        for later in self.folder.samples.glob("[0-9]*.png"):
-            if int(later.stem) > step:
+        for number, later in grids_in(self.folder.samples).items():
+            if number > step:
                 later.unlink()
 
     def _see_reals(self, dataset: Dataset) -> None:

@@ -35,6 +35,7 @@ class RunFolder:
         self.curves = self.path / "curves.png"
         self.checkpoints = self.path / "checkpoints"
         self.bad_numbers = self.path / "bad_numbers"
+        self.rollbacks = self.path / "rollbacks"
 
     def sample(self, step: int) -> Path:
         return self.samples / f"{step:08d}.png"
@@ -70,6 +71,13 @@ class RunFolder:
         with contextlib.suppress(OSError, UserError):
             if self.status.read_text() == "running\n":
                 self.write_status("failed")
+
+    def rollbacks_made(self) -> int:
+        """By all starts of the run, as `rollbacks` has it; 0 where it does not."""
+        try:
+            return int(self.rollbacks.read_text())
+        except (OSError, ValueError):
+            return 0
 
     def create(self) -> None:
         """Makes the folders. Raises UserError when that, or writing in them, is not possible."""
@@ -119,13 +127,21 @@ def cannot_write(path: Path | str, error: OSError) -> UserError:
     return UserError(f"{path}: cannot be written: {error.strerror}; make room and start again to resume")
 
 
+def grids_in(samples: Path) -> dict[int, Path]:
+    """The sample grids of a folder by their step, ascending; other files in it are passed over."""
+    return {int(path.stem): path for path in sorted(samples.glob("[0-9]*.png")) if path.stem.isdecimal()}
+
+
 def read_lines(path: Path) -> Iterator[dict]:
-    """The objects of a .jsonl file; a last line that a crash cut short is passed over."""
+    """The lines of a metrics.jsonl; one that a crash cut short, or that is damaged, is passed over."""
     if not path.exists():
         return
-    with open(path, encoding="utf-8") as file:
-        for line in file:
+    with open(path, "rb") as file:
+        for data in file:
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                return
+                line = json.loads(data)
+                whole = isinstance(line["step"], int)
+            except (ValueError, KeyError, TypeError):
+                continue
+            if whole:
+                yield line

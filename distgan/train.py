@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -59,12 +60,14 @@ def train(args: argparse.Namespace, signals) -> None:
     signals.on_interrupt = lambda: (folder.give_up() if runtime.is_main else None, runtime.watchdog.failed())
     runtime.watchdog.on_end = folder.give_up
     trainer = Trainer(config, runtime, dataset, folder)
+    runtime.watchdog.saves = lambda: trainer.writer.busy
     status = trainer.fit(signals, allow_other_data=args.allow_config_change, init_from=args.init_from)
     why = runtime.union(frozenset([signals.reason] if signals.reason else [])) if status == "preempted" else ()
     runtime.close()
     if runtime.is_main:
         by = f" by {', '.join(sorted(why))}" if why else ""
-        print(f"{status}{by}: {folder.path}, step {trainer.progress.step}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # of a stderr that is full or gone
+            print(f"{status}{by}: {folder.path}, step {trainer.progress.step}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -30,7 +30,6 @@ from distgan.schedules import ema_decay
 from distgan.stopping import StopSignals
 from distgan.tracking.meter import REPLACED, Meter
 from distgan.trouble import tell
-from distgan.weights import is_finite
 
 _ADVICE = "the run has diverged. Try a lower learning rate; the newest checkpoint is from before"
 
@@ -57,6 +56,7 @@ class Trainer:
         )
         self._inputs: Inputs | None = None
         self._first_step = self._saved_step = 0
+        self._replaced: frozenset[str] = frozenset()
         self._save_is_late: Callable[[], bool] = lambda: False
         every = config.checkpoint.keep_every
         self.writer = checkpoint.Writer(
@@ -81,6 +81,7 @@ class Trainer:
         self._mark("resuming")
         self.restorer.resume(self.dataset.fingerprint, allow_other_data=allow_other_data, init_from=init_from)
         self._first_step = self._saved_step = self.progress.step
+        self.phases.guard.in_a_row.update(self.progress.skipped_in_a_row)
         status = "failed"
         self._mark("starting")
         try:
@@ -117,7 +118,7 @@ class Trainer:
         """From where the progress stands. Raises BadUpdate, on all processes alike."""
         total, stop = self.config.total_steps, False
         clock = Clock(self.progress.seconds)
-        with contextlib.closing(self._stream()) as stream:
+        with self._reading() as stream:
             line, sample, save = self._jobs(stream, clock)
             self._save_is_late = lambda: save.is_late(clock.since_save())
             while self.progress.step < total and not stop:
@@ -151,7 +152,7 @@ class Trainer:
             self.phases.guard.look()
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
-            metrics = {**self.meter.take(), **self.phases.scaling(self.progress.tried), **self._replaced(stream)}
+            metrics = {**self.meter.take(), **self.phases.scaling(self.progress.tried), **self._count_replaced(stream)}
             self.recorder.line(self.progress, metrics, stream.wait_seconds)
             self._check_finite(metrics)
 
@@ -167,9 +168,8 @@ class Trainer:
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
             self._check_finite(self.meter.peek())
-            broken = [file for file, network in self.state.networks.items() if not is_finite(network)]
-            if broken:
-                raise Diverged(f"step {self.progress.step}: weights of {', '.join(broken)} are not finite; {_ADVICE}")
+            if broken := self.state.broken():
+                raise Diverged(f"step {self.progress.step}: {', '.join(broken)} are not finite; {_ADVICE}")
             self._save()
             clock.saved()
 
@@ -179,13 +179,13 @@ class Trainer:
             Periodic.of(config.checkpoint.every, config.images_per_step, save),
         )
 
-    def _replaced(self, stream: BatchStream) -> dict[str, float]:
+    def _count_replaced(self, stream: BatchStream) -> dict[str, float]:
         """With data.bad_pictures replace: bad pictures that this start has replaced, of all processes. Raises
         DataError, on all of them, when there are too many."""
         data = self.config.data
         if data.bad_pictures != "replace":
             return {}
-        found = len(self.runtime.union(stream.replaced))
+        found = len(self.runtime.union(self._replaced | stream.replaced))
         if found > data.bad_limit:
             raise DataError(
                 f"{found} bad pictures were replaced, more than data.bad_limit {data.bad_limit}; look at the shards "
@@ -259,6 +259,15 @@ class Trainer:
         self._inputs = Inputs(real, labels, keys)
         return self._inputs
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[BatchStream]:
+        """The stream from where the progress stands; what was replaced in it stays counted when the run goes back."""
+        with contextlib.closing(self._stream()) as stream:
+            try:
+                yield stream
+            finally:
+                self._replaced |= stream.replaced
+
     def _stream(self) -> BatchStream:
         runtime = self.runtime
         place = Place(
@@ -279,20 +288,22 @@ class Trainer:
         self._mark("answering bad numbers")
         evidence, train = Evidence(bad, self.runtime), self.config.train
         newest = self.restorer.newest()
-        if train.bad_numbers == "rollback" and newest is not None and self.progress.rollbacks < train.rollbacks:
+        made = max(self.progress.rollbacks, self.runtime.from_main(self.folder.rollbacks_made))  # by killed starts too
+        if train.bad_numbers == "rollback" and newest is not None and made < train.rollbacks:
+            self.recorder.rolls_back(made + 1)
             self.restorer.go_back(newest)
             self.phases.reset()
             self._inputs, self._first_step, self._saved_step = None, self.progress.step, self.progress.step
             self.recorder.rewind(self.progress.step)
             if self.runtime.is_main:
-                count = f"rollback {self.progress.rollbacks} of {train.rollbacks}"
-                tell(f"{evidence}; {count}, to step {self.progress.step}")
+                tell(f"{evidence}; rollback {made + 1} of {train.rollbacks}, to step {self.progress.step}")
             return
         kept = evidence.keep(self.folder, self.phases, self.dataset, self.progress)
         raise Diverged(f"{evidence}; {kept}. {way_out(train, -1 if newest is None else int(newest.name))}")
 
     def _save(self) -> None:
         self.progress.note_checkpoint()
+        self.progress.skipped_in_a_row = dict(self.phases.guard.in_a_row)
         if self.runtime.is_main:
             self.writer.save(self.state, {"meter": self.meter.state()})
         self._saved_step = self.progress.step

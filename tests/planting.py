@@ -105,6 +105,10 @@ def _broken(kind: str, loss: Tensor, metrics: dict[str, Tensor], phase: Phase) -
 
         handle = parameter.register_hook(spoil)
         return loss, metrics
+    if kind == "moments":
+        for fields in phase.optimizer.state.values():
+            fields["exp_avg_sq"].view(-1)[0] = math.inf
+        return loss, metrics
     # A sum with a constant has a finite gradient, a product has not.
     loss = loss + math.inf if kind == "infinite loss" else loss * math.nan
     return loss, {**metrics, f"{phase.name}/loss": loss.detach()}

@@ -38,8 +38,8 @@ def recorder_of(
     return Recorder(config, folder, progress, 1, is_main), make_generator(config).eval()
 
 
-def tell(recorder: Recorder, *steps: int, **metrics: float) -> None:
+def tell(recorder: Recorder, *steps: int, waited: float = 0.0, **metrics: float) -> None:
     """A line at each of `steps`."""
     for step in steps:
         progress = Progress(step=step, images=32 * step, seconds=float(step))
-        recorder.line(progress, {"critic/loss": step / 3, "filling": 0.1, **metrics}, 0.0)
+        recorder.line(progress, {"critic/loss": step / 3, "filling": 0.1, **metrics}, waited)

@@ -18,8 +18,9 @@ ROOT = PACKAGE.parent
 
 STOREYS = [
     ["errors", "files", "trouble", ""],
-    ["config", "run_folder", "exit_status"],
-    ["stopping", "watchdog", "launcher"],
+    ["config", "run_folder", "launcher"],
+    ["exit_status"],
+    ["stopping", "watchdog"],
     ["randomness", "schedules", "averaging", "weights", "bad_numbers"],
     ["networks"],
     ["objectives"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import tarfile
 from io import BytesIO
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from forked import in_processes
 from launching import TINY, assert_same_weights, lines, train
-from planting import Plant, run
+from planting import Outcome, Plant, run
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,6 +31,12 @@ SELDOM = ["tracking.every=4 steps", "checkpoint.every=3 steps"]
 NO_LINES = "tracking.every=1000 steps"
 EACH, EACH_FOURTH = "checkpoint.every=1 steps", "checkpoint.every=4 steps"
 CLOCK = ("seconds", "throughput/images_per_second", "throughput/data_wait_fraction")
+
+
+def run_strictly(rank: int, *args) -> Outcome:
+    """As `run`, and the processes must be at one about what they exchange, its dtype too."""
+    dist.set_debug_level(dist.DebugLevel.DETAIL)
+    return run(rank, *args)
 
 
 def evidence(folder: Path, name: str) -> tuple[dict, dict[str, Tensor]]:
@@ -58,7 +66,7 @@ class TestStop:
         told = in_processes(processes, tmp_path, run, shapes_shards, folder, settings, [plant], lagged)
         assert len({outcome.status for outcome in told}) == 1
         name = f"00000004-{plant.phase}-{plant.repeat + 1}"
-        what = "its gradient" if plant.kind == "gradient" else "its loss"
+        what = "its gradient, or the square of it," if plant.kind == "gradient" else "its loss"
         where = "" if plant.kind == "gradient" else f" on process {plant.rank}"
         message = told[0].status
         assert (
@@ -128,12 +136,19 @@ class TestStop:
         (kept,) = (folder / "bad_numbers").iterdir()
         assert f"{kept} has what is needed" in told
 
+    def test_moments_that_are_not_finite_are_not_kept(self, shapes_shards, tmp_path):
+        plant = Plant("generator", (3,), 0, 0, "moments")
+        settings = ["train.length=8 steps", EACH, *SMALL]
+        (told,) = in_processes(1, tmp_path, run, shapes_shards, tmp_path / "run", settings, [plant])
+        assert "step 4: moments of the generator's optimizer are not finite; the run has diverged" in told.status
+        assert max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == "00000003"
+
     def test_evidence_that_cannot_be_written_is_said_and_keeps_nobody_waiting(self, shapes_shards, tmp_path):
         folder = tmp_path / "run"
         folder.mkdir()
         (folder / "bad_numbers").write_text("no folder")
         plant = Plant("critic", (1,), 0, 1, "nan loss")
-        told = in_processes(2, tmp_path, run, shapes_shards, folder, SMALL, [plant])
+        told = in_processes(2, tmp_path, run_strictly, shapes_shards, folder, SMALL, [plant])
         assert "could not be written to" in told[0].status and "Not a directory" in told[0].status
         assert "There is no checkpoint to go back to" in told[1].status
 
@@ -183,6 +198,15 @@ class TestSkip:
         assert_same_weights(tmp_path / "True" / "run", tmp_path / "False" / "run", 6)
         assert without_clock(tmp_path / "True" / "run") == without_clock(tmp_path / "False" / "run")
         assert lines(tmp_path / "True" / "run")[-1]["critic/skipped_updates"] == 2
+
+    def test_a_new_start_goes_on_counting_those_in_a_row(self, shapes_shards, tmp_path):
+        plants, told = [Plant("generator", tuple(range(1, 40)), 0, 0, "nan loss")], []
+        for length in (11, 21, 40):
+            settings = ["train.bad_numbers=skip", f"train.length={length} steps", "checkpoint.every=5 steps", *SMALL]
+            folder = tmp_path / str(length)
+            told += in_processes(1, folder, run, shapes_shards, tmp_path / "run", settings, plants, True)
+        assert [outcome.status for outcome in told[:2]] == ["finished"] * 2
+        assert "after step 21, in update 1 of the generator: more than 20 updates" in told[2].status
 
 
 class TestRollback:
@@ -236,6 +260,20 @@ class TestRollback:
         for a, b in zip(one, two, strict=True):
             assert a == pytest.approx(b, rel=1e-9)
 
+    def test_bad_pictures_stay_counted(self, shapes_shards, tmp_path):
+        spoiled = tmp_path / "shards"
+        shutil.copytree(shapes_shards, spoiled)
+        for shard in sorted(spoiled.glob("*.tar")):
+            data = bytearray(shard.read_bytes())
+            data[4000] ^= 255
+            shard.write_bytes(data)
+        settings = [*self._until(10), "tracking.every=1 steps", "data.bad_pictures=replace", "data.tier=stream"]
+        plants = [Plant("critic", (8,), 0, 0, "nan loss")]
+        (told,) = in_processes(1, tmp_path, run, spoiled, tmp_path / "run", settings, plants)
+        assert told[:2] == ("finished", 1)
+        counted = {line["step"]: line["data/replaced_pictures"] for line in lines(tmp_path / "run")}
+        assert [counted[step] for step in (6, 7, 10)] == [4, 4, 4]  # step 7 by the stream from step 6 on
+
     def test_no_more_rollbacks_than_are_allowed(self, shapes_shards, tmp_path):
         plants = [Plant("critic", (4,), 0, 0, "nan loss", rollbacks=-1)]
         settings = [*self._until(10), "train.rollbacks=2"]
@@ -245,6 +283,28 @@ class TestRollback:
         assert report["rollbacks"] == 2
         again = randomness.image_keys(randomness.key(0, "critic", 4, 0, "rollback", 2), torch.arange(16))
         assert torch.equal(draws["key"], again)
+
+    def test_killed_starts_do_not_forget_how_many_were_made_and_take_the_same_curve(self, shapes_shards, tmp_path):
+        killed, calm = tmp_path / "killed", tmp_path / "calm"
+        settings = ["train.rollbacks=2", *self._until(10)]
+
+        def start(name: str, folder: Path, plants: list[Plant]) -> Outcome:
+            (told,) = in_processes(1, tmp_path / name, run, shapes_shards, folder, settings, plants)
+            return told
+
+        once = Plant("critic", (4,), 0, 0, "nan loss")
+        for number in (1, 2):  # starts that roll back and end before a checkpoint says so
+            assert start(f"killed {number}", killed, [once, once._replace(kind="moments", rollbacks=1)]).rollbacks == 1
+            assert sorted(path.name for path in (killed / "checkpoints").iterdir()) == ["00000003"]
+        told = start("stopped", killed, [once])
+        assert told.rollbacks == 0 and "train.rollbacks 2 are used up" in told.status
+        settings[0] = "train.rollbacks=3"
+        for folder in (killed, calm):
+            assert start(f"last {folder.name}", folder, [once])[:2] == ("finished", 1)
+        assert_same_weights(killed, calm, 10)
+        shutil.rmtree(calm / "checkpoints")  # begun anew, in the same folder
+        settings[0] = "train.rollbacks=1"
+        assert start("anew", calm, [once])[:2] == ("finished", 1)
 
     @staticmethod
     def _until(steps: int) -> list[str]:
@@ -283,8 +343,21 @@ class TestGuard:
         return torch.optim.Adam(parameters, fused=True)
 
     @pytest.mark.parametrize("lagged", [False, True])
+    @pytest.mark.parametrize("name", ["Adam", "RMSprop"])
+    def test_a_finite_gradient_that_would_hold_a_weight_for_ever_is_not_applied(self, name, lagged):
+        weight = torch.nn.Parameter(torch.zeros(3))
+        optimizer = getattr(torch.optim, name)([weight], **({"fused": True} if name == "Adam" else {}))
+        guard = Guard("skip", torch.device("cpu"), lagged=lagged)
+        for largest in (1e24, 1.0, 1e18):
+            weight.grad, before = torch.tensor([1.0, -largest, 1e-45]), weight.detach().clone()
+            assert bool(guard.step(optimizer, self.UPDATE)) == (largest == 1e24)
+            guard.end_step()
+        assert weight[1] > before[1], "it still moves"
+        assert all(tensor.isfinite().all() for tensor in optimizer.state[weight].values())
+
+    @pytest.mark.parametrize("lagged", [False, True])
     def test_large_is_not_infinite(self, lagged):
-        optimizer, guard = self.optimizer([1e30, -3e38, 1e-45]), Guard("stop", torch.device("cpu"), lagged=lagged)
+        optimizer, guard = self.optimizer([1e18, -1e19, 1e-45]), Guard("stop", torch.device("cpu"), lagged=lagged)
         guard.step(optimizer, self.UPDATE)
         guard.look()
         assert [int(fields["step"]) for fields in optimizer.state.values()] == [1, 1]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import in_processes
+from planting import run as run_planted
 from recorded import Pictures, recorder_of, tell
 
 from distgan.checkpoint import Progress
@@ -61,6 +63,23 @@ def test_what_a_killed_start_left_half_written_goes(tmp_path):
     recorder.start(generator, Pictures(), "a run")
     recorder.close("finished")
     assert not any(path.exists() for path in left)
+
+
+def test_other_pictures_among_the_samples_are_nobodys_step(tmp_path):
+    run = tmp_path / "run"
+    recorder, generator = recorder_of(run, Progress(wandb_id="some"))
+    (run / "wandb_id").write_text("some")
+    others = [run / "samples" / name for name in ("00000000-copy.png", "7 (1).png")]
+    for path in others:
+        path.write_bytes(b"no picture")
+    recorder.start(generator, Pictures(), "a run")
+    tell(recorder, 1)
+    recorder.sample(1, generator)
+    recorder.rewind(0)
+    recorder.close("finished")
+    assert [path.read_bytes() for path in others] == [b"no picture"] * 2
+    assert sorted(path.name for path in (run / "samples").glob("0*.png")) == ["00000000-copy.png", "00000000.png"]
+    assert (run / "samples" / "evolution.gif").exists()
 
 
 def test_a_disk_that_stays_full_ends_the_run_as_failed_and_names_the_lines(disk):
@@ -132,17 +151,28 @@ def test_going_back_drops_lines_and_pictures_and_counts_images_from_there(tmp_pa
     progress = Progress()
     recorder, generator = recorder_of(tmp_path / "run", progress)
     recorder.start(generator, Pictures(), "a run")
-    tell(recorder, 1, 2, 3, 4)
+    tell(recorder, 1, 2, 3, 4, waited=0.5)
     for step in (2, 4):
         recorder.sample(step, generator)
     progress.step, progress.images, progress.seconds = 2, 64, 2.0
     recorder.rewind(2)
     assert steps(tmp_path / "run") == [1, 2] and grids(tmp_path / "run") == [0, 2]
-    tell(recorder, 3, 4)
+    tell(recorder, 3, 4, waited=0.25)  # by a stream that was opened then
     recorder.close("finished")
     found = list(read_lines(tmp_path / "run" / "metrics.jsonl"))
     assert [line["step"] for line in found] == [1, 2, 3, 4]
     assert {line["throughput/images_per_second"] for line in found} == {32.0}
+    assert [line["throughput/data_wait_fraction"] for line in found] == [0.5, 0.0, 0.25, 0.0]
+
+
+@pytest.mark.parametrize(("beats", "steps_of_lines"), [((5, 4), [5, 10, 12, 16, 20]), ((4, 5), [4, 8, 15, 20])])
+def test_a_run_made_longer_with_another_beat_drops_the_line_of_its_early_end_alone(
+    shapes_shards, tmp_path, beats, steps_of_lines
+):
+    for length, beat in zip((10, 20), beats, strict=True):
+        settings = [f"train.length={length} steps", f"tracking.every={beat} steps", "tracking.watch=false"]
+        in_processes(1, tmp_path / str(length), run_planted, shapes_shards, tmp_path / "run", settings, [])
+    assert steps(tmp_path / "run") == steps_of_lines
 
 
 class TestDiversity:

@@ -10,6 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from launching import ROOT
+
+ANOTHER = 1.2
+"""Seconds after which a SIGINT is not the first one passed on."""
 
 LOOP = """
 import sys, time
@@ -46,7 +50,7 @@ def loop():
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
 def test_a_signal_lets_the_step_end_and_then_leave(loop, number):
     process = loop("leave")
     process.send_signal(number)
@@ -54,10 +58,23 @@ def test_a_signal_lets_the_step_end_and_then_leave(loop, number):
     assert (process.returncode, out, errors) == (0, f"left {number.name}\n", "")
 
 
-def test_a_second_interrupt_stops_at_once(loop):
+def test_what_nohup_ignores_stays_ignored(loop, monkeypatch):
+    started = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **how: started(["nohup", *words], **how))
+    process = loop("leave")
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=10)[0] == "left SIGTERM\n"
+
+
+def test_a_second_interrupt_stops_at_once_and_one_that_comes_twice_does_not(loop):
     process = loop("stay")
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "noted\n"
+    process.send_signal(signal.SIGINT)  # as torchrun passes on what its processes have had already
+    time.sleep(ANOTHER)
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=10)
     assert process.returncode == 130
@@ -86,7 +103,7 @@ def test_a_second_interrupt_ends_a_process_that_does_not_come_back_from_c(loop, 
     assert mask >> (signal.SIGINT - 1) & 1, "it is caught"
     for _ in range(2):
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
+        time.sleep(ANOTHER)
     out, errors = process.communicate(timeout=20)
     assert (process.returncode, out) == (130, "put down\n" if hook == "tell" else "")
     assert errors == "distgan: interrupted; start again to go on from the newest checkpoint\n"
@@ -97,11 +114,28 @@ def test_an_interrupt_after_a_termination_still_lets_the_step_end(loop):
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "noted\n"
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    time.sleep(ANOTHER)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=10)
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_process_that_waits_in_vain_for_others_leaves_some_time_after_a_signal(loop, monkeypatch, processes):
+    for name, value in {"RANK": "0", "WORLD_SIZE": str(processes)}.items():
+        monkeypatch.setenv(name, value)
+    process = loop("tell", code=f"from distgan import stopping; stopping._IN_VAIN = 1\n{BLOCKED}")
+    process.send_signal(signal.SIGTERM)
+    if processes == 1:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3)
+        return
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert (
+        errors == "distgan: process 0: SIGTERM, and 1 s later it has not found the other processes; nothing was begun\n"
+    )
 
 
 LAUNCHED = """
@@ -115,7 +149,8 @@ import sys, time
 from distgan.stopping import StopSignals
 signals = StopSignals().install()
 print("ready", flush=True)
-while not signals.asked:
+end = time.monotonic() + 30
+while not signals.asked and time.monotonic() < end:
     time.sleep(0.01)
 print(signals.reason, file=sys.stderr, flush=True)
 """
@@ -124,6 +159,16 @@ print(signals.reason, file=sys.stderr, flush=True)
 def test_the_end_of_the_launcher_is_a_reason_to_stop():
     done = subprocess.run([sys.executable, "-c", LAUNCHED, ORPHAN], capture_output=True, text=True, timeout=30)
     assert done.stderr == "the end of its launcher\n"
+
+
+def test_the_end_of_an_accelerate_that_started_one_process_is_a_reason_to_stop(tmp_path):
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "launch" / "single_gpu.yaml"]
+    process = subprocess.Popen([*launch, tmp_path / "orphan.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    process.terminate()
+    _, errors = process.communicate(timeout=10)  # until its child is gone too
+    assert errors.endswith(b"the end of its launcher\n")
 
 
 def test_children_inherit_nothing():

@@ -133,7 +133,7 @@ def test_kill_9_of_a_worker_with_max_restarts_goes_on_to_the_same_bits(tiny, tmp
 
 
 HANGING = """
-import os, sys, time
+import os, sys, threading, time
 from distgan.trainer import Trainer
 read = Trainer._read
 def hanging(self, phase, repeat, stream):
@@ -143,6 +143,11 @@ def hanging(self, phase, repeat, stream):
         time.sleep(600)
     return read(self, phase, repeat, stream)
 Trainer._read = hanging
+flush = os.fsync
+def slow(file):
+    time.sleep(1.2 * (threading.current_thread().name == "checkpoint"))
+    flush(file)
+os.fsync = slow
 from distgan.train import main
 sys.exit(main())
 """
@@ -150,7 +155,7 @@ sys.exit(main())
 
 def test_a_read_that_hangs_ends_the_run_with_all_stacks_and_a_slow_one_does_not(tiny, tmp_path, launched):
     (tmp_path / "hanging.py").write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{HANGING}")
-    words = command(*tiny("run", "train.stuck_after=6 s"), processes=2)
+    words = command(*tiny("run", "train.stuck_after=6 s", "checkpoint.every=8 steps"), processes=2)
     words[words.index(str(ROOT / "distgan" / "train.py"))] = str(tmp_path / "hanging.py")
     training = launched(words)
     training.reaches(tmp_path / "run", 8)
@@ -160,6 +165,8 @@ def test_a_read_that_hangs_ends_the_run_with_all_stacks_and_a_slow_one_does_not(
     assert "step 9, critic update 1: reading the batch" in line
     assert "in hanging\n" in errors and "[process 1]     time.sleep(600)" in errors
     assert "[process 0] process 0, at step 9, critic update 1: gradients" in errors
+    checkpoints = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert checkpoints == ["00000008"], "the one that was being written is whole"
     assert (tmp_path / "run" / "status").read_text() == "failed\n"
 
 
@@ -170,7 +177,7 @@ def test_a_second_interrupt_ends_a_process_that_waits_in_a_collective(tiny, tmp_
     time.sleep(1)  # by now it waits for the other one
     for _ in range(2):
         os.kill(training.ranks[0], signal.SIGINT)
-        time.sleep(0.3)
+        time.sleep(1.2)  # sooner it would be the first one passed on
     deadline = time.monotonic() + 10
     while (tmp_path / "run" / "status").read_text() != "failed\n":
         assert time.monotonic() < deadline

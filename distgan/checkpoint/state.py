@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from distgan.errors import UserError
+from distgan.weights import is_finite
 
 GENERATOR = "generator.safetensors"
 GENERATOR_EMA = "generator_ema.safetensors"
@@ -34,8 +35,14 @@ class Progress:
     """The checkpoint whose weights the run began with, and its checksum; None for weights of the seed."""
     tried: dict[str, int] = field(default_factory=dict)
     """Updates of each network, skipped ones included."""
+    skipped_in_a_row: dict[str, int] = field(default_factory=dict)
+    """Updates of each network that train.bad_numbers skip left out one after the other, the newest included."""
     rollbacks: int = 0
     """Times that the run went back to a checkpoint after bad numbers, to go on with other noise."""
+    lines: int = 0
+    """In metrics.jsonl."""
+    last_line: int | None = None
+    """Step of the newest of them; 0 without any, None in a checkpoint that does not say."""
     real_diversity: float | None = None
     """How different the real pictures are that generator/diversity compares with; None: not measured yet."""
     judged_by: str | None = None
@@ -78,6 +85,19 @@ class TrainState:
     progress: Progress
     scalers: dict[str, GradScaler] = field(default_factory=dict)
     """Of the loss of each network with fp16; without effect, and without a state, in other precisions."""
+
+    def broken(self) -> list[str]:
+        """What of it is not finite, weights and moments. Waits for the device."""
+        found = [
+            f"weights of {file}"
+            for file, network in self.networks.items()
+            if not is_finite(network.state_dict().values())
+        ]
+        for name, optimizer in self.optimizers.items():
+            moments = [t for fields in optimizer.state.values() for t in fields.values() if t.dim()]  # not step counts
+            if moments and not is_finite(moments):
+                found.append(f"moments of the {name}'s optimizer")
+        return found
 
 
 def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from distgan.run_folder import RunFolder, read_lines, write_atomically
+from distgan.run_folder import RunFolder, grids_in, read_lines, write_atomically
 
 
 class Given(NamedTuple):
@@ -26,7 +26,7 @@ def remember_given(folder: RunFolder, run_id: str) -> Given:
         return Given()  # what is in the folder went to another W&B run, or to none
     kept = _kept(folder, run_id)
     line = max((line["step"] for line in read_lines(folder.metrics)), default=0)
-    picture = max((int(path.stem) for path in folder.samples.glob("[0-9]*.png")), default=-1)
+    picture = max(grids_in(folder.samples), default=-1)
     found = Given(max(kept.line, line), max(kept.picture, picture))
     if found != kept:
         write_atomically(folder.wandb_given, json.dumps({"id": run_id, **found._asdict()}) + "\n")

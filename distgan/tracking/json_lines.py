@@ -7,11 +7,12 @@ import json
 import math
 import os
 import threading
+from itertools import pairwise
 
 from distgan.errors import UserError
 from distgan.files import new_file
 from distgan.run_folder import RunFolder, cannot_write, read_lines
-from distgan.trouble import Trouble
+from distgan.trouble import Trouble, tell
 
 
 class JsonLines:
@@ -22,21 +23,35 @@ class JsonLines:
     them. Safe to be used by several threads.
     """
 
-    def __init__(self, folder: RunFolder, step: int, partial: bool = False) -> None:
-        """Goes on after `step`: lines of later steps, which a crash left behind, are dropped.
+    def __init__(self, folder: RunFolder, step: int, known: tuple[int, int] = (0, 0)) -> None:
+        """Goes on after the line of `step`: later ones, which a crash or an early end left behind, are dropped.
 
-        `partial`: the line of `step` itself too, as it was only there because the run ended before its time. Raises
-        UserError when the file cannot be written."""
+        `known`: how many lines there were up to which step; it is told when some of them are missing. Raises UserError
+        when the file cannot be written."""
         self._path, self._trouble, self._busy = folder.metrics, Trouble(folder.metrics), threading.RLock()
         self._lines: list[tuple[int, bytes]] = [
-            (line["step"], _encoded(line)) for line in read_lines(folder.metrics) if line["step"] < step + (not partial)
+            (line["step"], _encoded(line)) for line in read_lines(folder.metrics) if line["step"] <= step
         ]
+        self._tell_missing(*known)
         self._written = self._size = 0
         self._file: int | None = None
         try:
             self._make_anew()
         except OSError as error:
             raise cannot_write(self._path, error) from None
+
+    def _tell_missing(self, count: int, step: int) -> None:
+        there = [number for number, _ in self._lines if number <= step]
+        if len(there) < count:
+            width, end = max((b - a, b) for a, b in pairwise([0, *there, step]))
+            tell(
+                f"{self._path}: {count - len(there)} of its {count} lines up to step {step} are missing or damaged "
+                f"(the widest gap is from step {end - width} to {end}) and stay so; the run goes on"
+            )
+
+    @property
+    def count(self) -> int:
+        return len(self._lines)
 
     @property
     def last_step(self) -> int:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from distgan.files import new_file
+from distgan.run_folder import grids_in
 
 _GAP = 2
 _MOST_FRAMES = 120
@@ -56,7 +57,7 @@ def write(data: bytes, path: Path) -> None:
 
 def save_evolution(samples: Path, path: Path) -> None:
     """An animation of the sample grids of a folder in their order, of at most 120 of them evenly chosen."""
-    files = sorted(samples.glob("[0-9]*.png"))
+    files = list(grids_in(samples).values())
     if not files:
         return
     chosen = np.unique(np.linspace(0, len(files) - 1, min(len(files), _MOST_FRAMES)).round().astype(int))

@@ -8,7 +8,7 @@ DONE, FAILED, GONE, UNREACHABLE = "done", "failed", "gone", "unreachable"
 """How a process can leave: its work done; with a failure that it tells; without a word; its machine does not answer."""
 
 STOPPED, SILENT, STUCK, NETWORK = "stopped", "silent", "stuck", "network"
-"""What else can be wrong: SIGSTOP; no answer; its training thread does not move; that of nobody does."""
+"""What else can be wrong: SIGSTOP; no answer; its training thread does not move; nobody's does, and none is behind."""
 
 
 @dataclass(frozen=True)

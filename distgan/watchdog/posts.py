@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import selectors
 import socket
+import time
 from collections.abc import Callable
 
+from distgan.trouble import tell
 from distgan.watchdog.judge import Judge, Verdict
 from distgan.watchdog.members import Member, neighbour
 from distgan.watchdog.wire import Line, Meeting, dial, how_lost
 
-_ATTEMPTS = 60
-"""Ticks in which a process looks for process 0 before it goes on unwatched."""
+_PATIENCE = 60.0
+"""Seconds in which a process looks for process 0 before it goes on unwatched."""
 
 Say = Callable[[], dict]
 """How this process stands: its marks, where it is, and whether it sees its neighbour stopped."""
@@ -126,7 +128,7 @@ class Spoke(_Post):
         self._meeting, self._rank, self._hub = meeting, rank, members[0]
         self._beside = members[rank].machine == self._hub.machine
         self._line: Line | None = None
-        self._attempts, self._waits = _ATTEMPTS, False
+        self._patience, self._waits = _PATIENCE, False
 
     def tick(self) -> None:
         """One message is on its way at a time: so nothing piles up before a process that does not read."""
@@ -150,15 +152,20 @@ class Spoke(_Post):
         self._line.send(**self.say())
 
     def _look_for_hub(self) -> None:
-        if self._attempts == 0:
+        if self._patience <= 0:
             return
-        self._attempts -= 1
+        started = time.monotonic()
         self._line = dial(self._meeting, self._rank, self._beside)
         if self._line is not None:
-            self._attempts = 0
+            self._patience = 0.0
             self.judge.hear(0, 0, "starting")
             self.selector.register(self._line.connection, selectors.EVENT_READ, self._read)
             self._send()
+            return
+        self._patience -= max(1.0, time.monotonic() - started)
+        if self._patience <= 0:
+            where = f"{' or '.join(self._meeting.hosts)}, port {self._meeting.port}"
+            tell(f"process {self._rank} goes on unwatched: it cannot reach process 0 at {where} (a firewall?)")
 
     def _read(self) -> None:
         try:

@@ -18,8 +18,8 @@ _SENTENCES = {
     judge.SILENT: "{who} has not answered for {limit} (train.stuck_after): {where}; ending the run",
     judge.STUCK: "{who} has stopped moving, for {limit} (train.stuck_after): {where}; ending the run",
     judge.NETWORK: (
-        "no process has moved for {limit} (train.stuck_after) and none is behind: {where}; the network between them is "
-        "the likely cause; ending the run"
+        "no process has moved for {limit} (train.stuck_after) and none is behind: {where}; the stacks tell whether it "
+        "is the network between them or something else that they all wait for; ending the run"
     ),
 }
 _NAMED = 8

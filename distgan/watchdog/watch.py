@@ -38,6 +38,8 @@ _OWN_END = 3.0
 """Seconds that a stuck process of this machine has to tell its own stack."""
 _LAST_WORDS = 8.0
 """Seconds that all of this may take at the end of a process."""
+_SAVED = 25.0
+"""Seconds that a checkpoint which is being written has from the verdict on; torchrun gives all of them 30."""
 
 _ACTS_AT_ONCE = (judging.STOPPED, judging.SILENT, judging.STUCK, judging.NETWORK)
 _ALIVE = (judging.STUCK, judging.NETWORK)
@@ -47,6 +49,7 @@ class Idle:
     """One process has nobody to watch."""
 
     on_end: Callable[[], object] | None = None
+    saves: Callable[[], bool] | None = None
 
     def mark(self, step: int, doing: str, phase: str = "", update: int = 0) -> None:
         pass
@@ -70,11 +73,13 @@ class Watchdog:
         """Puts down that the run ends here: called where it does, in another thread and for moments only."""
         self._at: tuple[int, str, str, int] = (0, "starting", "", 0)
         self._marks = self._marks_then = 0
+        self.saves: Callable[[], bool] = lambda: False
+        """Whether this process is writing a checkpoint, which it may finish before it ends."""
         self._neighbour = neighbour(members, rank)
         self._judge = Judge(GONE, max(1, round(stuck_after / TICK)))
         self._verdict: Verdict | None = None
         self._news, self._told, self._speaks = threading.Condition(), False, False
-        self._ticks_left = _WIND_UP
+        self._ticks_left, self._since = _WIND_UP, 0.0
         self._leaving: str | None = None
         self._wake, wake = socket.socketpair()
         if server is not None:
@@ -153,7 +158,7 @@ class Watchdog:
     def _conclude(self, verdict: Verdict | None) -> None:
         """The first verdict counts: what follows is its consequence."""
         if verdict is not None and self._verdict is None:
-            self._marks_then = self._marks
+            self._marks_then, self._since = self._marks, time.monotonic()
             self._post.spread(verdict)
             time.sleep(_SETTLE)
             self._speaks = self._tells(verdict)
@@ -182,7 +187,8 @@ class Watchdog:
             lambda: os.write(2, "".join(parts).encode(errors="replace")),
             lambda: self._see_off(verdict),
             lambda: self._record(verdict),
-            within=_LAST_WORDS,
+            self._let_save,
+            within=max(_LAST_WORDS, self._since + _SAVED - time.monotonic()) if self.saves() else _LAST_WORDS,
         )
 
     def _see_off(self, verdict: Verdict) -> None:
@@ -193,6 +199,11 @@ class Watchdog:
         for rank in verdict.culprits:
             if self._is_beside(self._members[rank]):
                 self._members[rank].end_unless_it_does(_OWN_END)
+
+    def _let_save(self) -> None:
+        """Waits for the checkpoint that a thread is writing: it is whole, whoever was lost since."""
+        while self.saves():
+            time.sleep(0.05)
 
     def _record(self, verdict: Verdict) -> None:
         """Process 0 keeps the record of the run; when it has gone, the others do what is left to do."""

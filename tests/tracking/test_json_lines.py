@@ -30,8 +30,8 @@ def steps(folder: RunFolder) -> list[int]:
     return [line["step"] for line in map(json.loads, folder.metrics.read_text().splitlines())]
 
 
-def write(folder: RunFolder, *numbers: int, start: int = 0, partial: bool = False) -> None:
-    record = JsonLines(folder, start, partial)
+def write(folder: RunFolder, *numbers: int, start: int = 0) -> None:
+    record = JsonLines(folder, start)
     add(record, *numbers)
     record.close()
 
@@ -64,8 +64,33 @@ class TestRestarts:
 
     def test_the_line_of_an_early_end_is_written_anew(self, folder):
         write(folder, 10, 20, 25)
-        write(folder, 30, start=25, partial=True)
+        write(folder, 30, start=20)
         assert steps(folder) == [10, 20, 30]
+
+    @pytest.mark.parametrize("damage", [b"\xff", b"x", b"\n"])
+    def test_a_damaged_line_takes_no_other_with_it_and_is_told(self, folder, damage, capsys):
+        write(folder, *range(10, 90, 10))
+        whole = folder.metrics.read_bytes().splitlines(keepends=True)
+        whole[3] = whole[3][:4] + damage + whole[3][5:]
+        folder.metrics.write_bytes(b"".join(whole) + b'{"step": 90, "cri')
+        record = JsonLines(folder, 80, (8, 80))
+        add(record, 90)
+        record.close()
+        assert steps(folder) == [10, 20, 30, 50, 60, 70, 80, 90]
+        (told,) = capsys.readouterr().err.splitlines()
+        assert "1 of its 8 lines up to step 80 are missing or damaged (the widest gap is from step 30 to 50)" in told
+
+    def test_a_file_that_was_removed_or_lost_lines_is_told_and_a_whole_one_not(self, folder, capsys):
+        write(folder, *range(10, 80, 10))
+        JsonLines(folder, 70, (7, 70)).close()
+        JsonLines(folder, 75, (7, 70)).close()
+        assert capsys.readouterr().err == ""
+        write(folder, start=50)
+        JsonLines(folder, 70, (7, 70)).close()
+        assert "2 of its 7 lines up to step 70" in (told := capsys.readouterr().err) and "from step 50 to 70" in told
+        folder.metrics.unlink()
+        JsonLines(folder, 70, (7, 70)).close()
+        assert "7 of its 7 lines up to step 70" in (told := capsys.readouterr().err) and "from step 0 to 70" in told
 
     def test_starting_from_nothing_drops_all(self, folder):
         write(folder, 10, 20)

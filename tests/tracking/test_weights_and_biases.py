@@ -100,6 +100,7 @@ def test_steps_that_a_resume_trains_again_are_not_given_again(folder):
 
     def begin(step: int):
         progress.step, progress.images, progress.seconds = step, 32 * step, float(step)
+        progress.lines = progress.last_line = step
         recorder, generator = recorder_of(folder.path, progress, overrides=["tracking.wandb.mode=offline"])
         recorder.start(generator, Pictures(), "a run")
         return recorder, generator

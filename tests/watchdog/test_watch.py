@@ -8,13 +8,15 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from distgan.watchdog import Watchdog, listen, this_process, watch
+from distgan.watchdog import Watchdog, listen, posts, this_process, watch
 
 GONE = 10
 TICK = 0.05
@@ -127,6 +129,35 @@ def test_processes_that_are_killed_together_do_not_silence_the_others(pack):
     assert len(told(four.words())) == 1
 
 
+def save_for(seconds: float) -> Callable:
+    """Process 0 writes for so long, while its training waits for one that is gone."""
+
+    def behaviour(rank: int, watchdog: Watchdog) -> None:
+        end = time.monotonic() + seconds
+        if rank == 0:
+            watchdog.saves = lambda: time.monotonic() < end
+            watchdog.on_end = lambda *_: os.write(2, b"on record\n")
+            threading.Timer(seconds, lambda: os.write(2, b"whole\n")).start()
+        wait_for_others(rank, watchdog)
+
+    return behaviour
+
+
+def test_a_checkpoint_that_is_being_written_becomes_whole_when_another_process_is_lost(pack):
+    two = pack(2, save_for(4.0))
+    two.send(signal.SIGKILL, 1)
+    assert two.statuses() == [1, -signal.SIGKILL]
+    assert two.words().index("on record\n") < two.words().index("whole\n")
+
+
+def test_one_that_takes_too_long_is_not_waited_for(pack, monkeypatch):
+    monkeypatch.setattr(watch, "_SAVED", 1.0)
+    monkeypatch.setattr(watch, "_LAST_WORDS", 1.0)
+    two = pack(2, save_for(60.0))
+    two.send(signal.SIGKILL, 1)
+    assert two.statuses() == [1, -signal.SIGKILL]
+
+
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_stopped_process_ends_all_itself_included(pack, rank):
     three = pack(3, wait_for_others)
@@ -158,7 +189,9 @@ def test_when_no_process_is_behind_none_is_blamed(pack):
     two = pack(2, wait_for_others, stuck_after=1.0)
     assert two.statuses() == [1, 1]
     (line,) = told(two.words())
-    assert "none is behind" in line and "network" in line and stacks(two.words()) == {0, 1}
+    assert (
+        "none is behind" in line and "network between them or something else" in line and stacks(two.words()) == {0, 1}
+    )
 
 
 def pause_and_leave(rank: int, watchdog: Watchdog) -> None:
@@ -246,3 +279,16 @@ def test_a_stranger_at_the_door_does_no_harm(pack):
         with socket.create_connection(("127.0.0.1", two.meeting.port)) as stranger:
             stranger.sendall(words)
     assert two.statuses() == [0, 0] and two.words() == ""
+
+
+def test_one_that_cannot_reach_process_0_says_that_it_is_unwatched(monkeypatch, capsys):
+    monkeypatch.setattr(watch, "TICK", TICK)
+    monkeypatch.setattr(posts, "_PATIENCE", 2.0)
+    server, meeting = listen(alone=True)
+    server.close()  # nobody listens any more, as behind a firewall
+    me = this_process(0)
+    watchdog = Watchdog([me, replace(me, rank=1, machine="another")], 1, meeting, None, 60.0).start()
+    time.sleep(10 * TICK)
+    watchdog.close()
+    line = f"distgan: process 1 goes on unwatched: it cannot reach process 0 at .*, port {meeting.port} "
+    assert re.fullmatch(line + r"\(a firewall\?\)\n", capsys.readouterr().err)
