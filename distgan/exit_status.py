@@ -38,6 +38,9 @@ class Peers(Protocol):
 peers: Peers | None = None
 """Set as soon as there are other processes that are known."""
 
+way_on: Callable[[], str] | None = None
+"""Says how a run goes on that fails now, where it can; set once it has begun."""
+
 
 def exit_status(action: Callable[[], int | None], interrupted: str = "interrupted") -> int:
     """What `action` returns (None: 0), or the status of its failure, which is told here."""
@@ -46,7 +49,8 @@ def exit_status(action: Callable[[], int | None], interrupted: str = "interrupte
     except UserError as error:
         _tell_peers()
         if not (error.everywhere and _is_told()):
-            print(f"distgan: {error}".replace("\n", "\ndistgan: "), file=sys.stderr, flush=True)
+            text = and_way_on(str(error)) if error.goes_on else str(error)
+            print(f"distgan: {text}".replace("\n", "\ndistgan: "), file=sys.stderr, flush=True)
         return error.exit_status
     except KeyboardInterrupt:
         _tell_peers()
@@ -56,7 +60,7 @@ def exit_status(action: Callable[[], int | None], interrupted: str = "interrupte
         if error.errno not in _FULL:
             return _defect(error)
         _tell_peers()
-        print(f"distgan: cannot write: {error.strerror}", file=sys.stderr)
+        print(f"distgan: {and_way_on(f'cannot write: {error.strerror}')}", file=sys.stderr)
         return 1
     except Exception as error:  # noqa: BLE001  a defect of ours: its traceback, and then out before the others wait
         return _defect(error)
@@ -69,13 +73,19 @@ def _defect(error: Exception) -> int:
         if told is None:
             told = f"process {rank}: another process has ended; see what it said"
         if told:
-            print(f"distgan: {told}", file=sys.stderr, flush=True)
+            print(f"distgan: {and_way_on(told)}", file=sys.stderr, flush=True)
     _tell_peers()
     if not _is_lost_peer(error):
         import traceback
 
         traceback.print_exception(error)
     return 1
+
+
+def and_way_on(text: str) -> str:
+    """What is said of a failure, and how the run goes on after it."""
+    onward = way_on() if way_on is not None else ""
+    return f"{text}; {onward}" if onward else text
 
 
 def _tell_peers() -> None:

@@ -10,7 +10,7 @@ from distgan import checkpoint
 from distgan.checkpoint import TrainState, Writer
 from distgan.config import Config
 from distgan.errors import ConfigError, DataError, RunFolderError, UserError
-from distgan.resuming import longer_than_asked
+from distgan.resuming import differing_networks, longer_than_asked
 from distgan.run_folder import RunFolder
 from distgan.runtime import Runtime
 from distgan.tracking.meter import Meter
@@ -36,7 +36,7 @@ class Restorer:
         `data`: fingerprint of the pictures. Raises UserError when no checkpoint can be used or the processes found
         different states, ConfigError when the run was trained on other pictures or for longer than it should be."""
         progress, total = self._state.progress, self._config.total_steps
-        newest = self.newest()
+        newest = self._to_go_on_from()
         if newest is not None:
             self._load(newest)
             if init_from is not None and self._runtime.is_main:
@@ -47,7 +47,7 @@ class Restorer:
                     "run_dir, or --allow-config-change"
                 )
         elif init_from is not None:
-            progress.init = checkpoint.load_weights(self._source(init_from), self._state)
+            progress.init = self._begun_with(self._source(init_from))
         if progress.step > total:
             raise ConfigError(longer_than_asked(self._folder, self._config, progress.step))
         if progress.data != data:
@@ -77,6 +77,24 @@ class Restorer:
 
         step = self._found_by_main(find, self._folder.path)
         return None if step == _NONE else self._folder.checkpoint(step)
+
+    def _to_go_on_from(self) -> Path | None:
+        try:
+            return self.newest()
+        except UserError:
+            if self._runtime.is_main:
+                self._folder.cannot_go_on()
+            raise
+
+    def _begun_with(self, source: Path) -> str:
+        try:
+            return checkpoint.load_weights(source, self._state)
+        except checkpoint.Misfit as error:
+            others = differing_networks(source, self._config)
+            has = f"; its run has {', '.join(others)}" if others else ""
+            raise ConfigError(
+                f"--init-from {source}: its weights do not fit the config{has} ({error.detail})"
+            ) from None
 
     def _source(self, init_from: Path) -> Path:
         """The checkpoint that is meant by one, or by a run folder."""

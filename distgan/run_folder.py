@@ -79,6 +79,24 @@ class RunFolder:
         except (OSError, ValueError):
             return 0
 
+    def newest_step(self) -> int | None:
+        """Of the newest checkpoint, which nobody has read through; None where there is none."""
+        try:
+            return max((int(path.name) for path in self.checkpoints.iterdir() if path.name.isdecimal()), default=None)
+        except OSError:
+            return None
+
+    def way_on(self) -> str:
+        """What to do once a run has failed, as a clause; nothing where it would begin anew."""
+        newest = self.newest_step()
+        return "" if newest is None else f"the same command goes on from step {newest}"
+
+    def cannot_go_on(self) -> None:
+        """The status of a run that was to go on and has nothing to go on from, as far as that can be written."""
+        with contextlib.suppress(OSError, UserError):
+            if not self.status.exists() or self.status.read_text() != "finished\n":
+                self.write_status("failed")
+
     def create(self) -> None:
         """Makes the folders. Raises UserError when that, or writing in them, is not possible."""
         try:

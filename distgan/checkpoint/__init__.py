@@ -7,6 +7,7 @@ stay, `writer` the thread that writes them.
 from distgan.checkpoint.files import (
     MANIFEST,
     Damaged,
+    Misfit,
     load,
     load_network,
     load_weights,
@@ -26,6 +27,7 @@ __all__ = [
     "GENERATOR_EMA",
     "MANIFEST",
     "Damaged",
+    "Misfit",
     "Progress",
     "Snapshots",
     "TrainState",

@@ -30,6 +30,15 @@ class Damaged(UserError):
     """A checkpoint that is not as its manifest says, or has none."""
 
 
+class Misfit(UserError):
+    """Weights of another network: the file, and what torch says of it."""
+
+    def __init__(self, path: Path, detail: str) -> None:
+        text = f"{path}: does not fit the network of the config; use the config of the run, or another run_dir"
+        super().__init__(f"{text} ({detail})")
+        self.detail = detail
+
+
 def save(folder: Path, state: TrainState, extra: dict[str, Tensor]) -> None:
     """`write` of the state as it is now."""
     write(folder, Snapshots().take(state, extra))
@@ -174,10 +183,7 @@ def load_network(path: Path, network: nn.Module) -> None:
     try:
         network.load_state_dict(_read(path))
     except RuntimeError as error:
-        detail = str(error).strip().splitlines()[-1].strip()
-        raise UserError(
-            f"{path}: does not fit the network of the config; use the config of the run, or another run_dir ({detail})"
-        ) from None
+        raise Misfit(path, str(error).strip().splitlines()[-1].strip()) from None
 
 
 def _contiguous(tensor: Tensor) -> Tensor:
