@@ -22,6 +22,10 @@ _ALONE = 10.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+LEFT_BEHIND = "left behind"
+"""Name of threads that nobody may be able to wait for."""
+
+
 class Peers(Protocol):
     """What knows of the other processes of a run."""
 
@@ -111,9 +115,10 @@ def leave(status: int, *, orderly: bool = True) -> int:
     for this one in a collective, and an orderly exit would wait for them.
 
     `orderly` False leaves at once in any case: torch is not always done with a communication hook when Python ends,
-    and would turn a success into an abort.
+    and would turn a success into an abort. So does Python itself where a thread LEFT_BEHIND is still at work.
     """
-    if (status or not orderly) and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    behind = any(thread.name == LEFT_BEHIND for thread in threading.enumerate())
+    if (status or not orderly) and (int(os.environ.get("WORLD_SIZE", 1)) > 1 or behind):
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()

@@ -209,7 +209,7 @@ class Trainer:
         if found > data.bad_limit:
             raise DataError(
                 f"{found} bad pictures were replaced, more than data.bad_limit {data.bad_limit}; look at the shards "
-                "with `distgan doctor --data`, and make them again"
+                "with `distgan doctor --data` and make them again, or raise data.bad_limit"
             )
         return {REPLACED: found}
 

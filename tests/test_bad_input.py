@@ -54,6 +54,20 @@ def test_shards_that_are_missing_or_empty_or_do_not_fit_are_named(tiny, shapes_s
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_more_lost_pictures_than_may_be_replaced_are_told_before_anything_is_trained(tiny, shapes_shards, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(shapes_shards, broken)
+    os.truncate(first := sorted(broken.glob("*.tar"))[0], 512)
+    words = [*tiny, f"data.shards={broken}", "data.bad_pictures=replace", "train.length=1 steps"]
+    errors = refused(*words, "data.bad_limit=63")
+    assert errors.count("\n") == 1 and f"distgan: {first}: the shard has 512 bytes" in errors
+    told = (
+        "64 of 256 pictures are lost, more than data.bad_limit 63; copy it again, or raise data.bad_limit to 64 or more"
+    )
+    assert told in errors and not (tmp_path / "run").exists()
+    train(*words, "data.bad_limit=64")
+
+
 def test_a_batch_that_the_processes_cannot_share_is_refused(tiny):
     done = train(*tiny, "train.batch_size=15", processes=2, check=False)
     assert done.returncode != 0

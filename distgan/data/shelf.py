@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from distgan.data.cache import RemoteShard, ShardCache
-from distgan.data.failures import ShardLost
+from distgan.data.failures import MADE_ANEW, ShardLost
 from distgan.data.index import Shard
 from distgan.data.urls import shown
 from distgan.errors import ReadError
@@ -155,7 +155,7 @@ def _open_local(shard: Shard, any_size: bool) -> int:
     if size != shard.bytes and not any_size:
         os.close(descriptor)
         reason = f"the shard has {size} bytes, and {shard.bytes} when it was indexed"
-        raise ShardLost(shard.place, reason, "copy it again, or index it anew with `distgan index`")
+        raise ShardLost(shard.place, reason, f"copy it again, {MADE_ANEW}")
     return descriptor
 
 
