@@ -57,3 +57,8 @@ def sha256_of(path: Path | int) -> str:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def nearest(path: Path) -> Path:
+    """The path itself, or the first above it that is there."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())

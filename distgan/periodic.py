@@ -59,6 +59,10 @@ class TimeLimit:
         self._limit, self._began = limit, began
         self._last, self._longest = time.monotonic(), 0.0
 
+    def is_guessing(self, saving: float) -> bool:
+        """Whether nobody knows yet how long a checkpoint takes, and it must be known."""
+        return self._limit is not None and saving == 0
+
     def stepped(self) -> None:
         """To be called after every step."""
         now = time.monotonic()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +35,8 @@ class Restorer:
         `data`: fingerprint of the pictures. Raises UserError when no checkpoint can be used or the processes found
         different states, ConfigError when the run was trained on other pictures or for longer than it should be."""
         progress, total = self._state.progress, self._config.total_steps
+        if self._runtime.is_main:
+            checkpoint.sweep(self._folder.checkpoints)  # it may take the room that the next one needs
         newest = self._to_go_on_from()
         if newest is not None:
             self._load(newest)
@@ -68,11 +69,13 @@ class Restorer:
         self._settle()
 
     def newest(self) -> Path | None:
-        """The newest whole checkpoint of the run, once what is being written is on the disk."""
+        """The newest whole checkpoint of the run, once what is being written is on the disk, or is given up."""
 
         def find() -> Path | None:
-            with contextlib.suppress(UserError):  # what the disk does not take is none to go on from
+            try:
                 self._writer.finish()
+            except UserError:
+                self._writer.withdraw()  # later it would be of steps that the run has gone back behind
             return checkpoint.newest_complete(self._folder.checkpoints, tell)
 
         step = self._found_by_main(find, self._folder.path)
@@ -136,6 +139,9 @@ class Restorer:
         """What follows from where the progress stands. Raises UserError when the processes' differ."""
         progress, wanted = self._state.progress, self._config.checkpoint
         progress.judge_by(wanted.best, wanted.best_is)
+        if progress.best_step is not None and not self._folder.checkpoint(progress.best_step).is_dir():
+            progress.best = progress.best_step = None  # a better one took its place, and was damaged
+            progress.note_checkpoint()
         progress.tried = {name: progress.tried.get(name, 0) for name in self._state.optimizers}
         weights = [checksum(network) for network in self._state.networks.values()]
         if not self._runtime.agree([progress.step, progress.images, *weights]):

@@ -38,8 +38,10 @@ def train(args: argparse.Namespace, signals) -> None:
     """Makes the config, checks what can be checked without torch, prepares the folder, trains."""
     from distgan.config import load_config, process_conflicts, raise_mistakes
     from distgan.data.dataset import open_dataset
+    from distgan.errors import RunFolderError
     from distgan.resuming import check_init, check_resumable
     from distgan.run_folder import RunFolder
+    from distgan.shared_folder import blind, not_shared
 
     config = load_config(args.config, args.overrides)
     raise_mistakes(process_conflicts(config, int(os.environ.get("WORLD_SIZE", 1))))
@@ -57,6 +59,9 @@ def train(args: argparse.Namespace, signals) -> None:
     folder.create()
     if runtime.is_main:
         folder.lock()
+    unseeing = blind(folder.path, runtime.rank, runtime.world_size, runtime.union)
+    if unseeing:
+        raise RunFolderError(not_shared(folder.path, unseeing))
     signals.on_interrupt = lambda: (folder.give_up() if runtime.is_main else None, runtime.watchdog.failed())
     runtime.watchdog.on_end = folder.give_up
     trainer = Trainer(config, runtime, dataset, folder)

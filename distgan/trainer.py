@@ -140,7 +140,7 @@ class Trainer:
         clock = Clock(self.progress.seconds)
         with self._reading() as stream:
             line, sample, save = self._jobs(stream, clock)
-            self._save_is_late = lambda: save.is_late(clock.since_save())
+            self._save_is_late = lambda: save.is_late(clock.since_save()) or self._must_measure(limit)
             while self.progress.step < total and not stop:
                 self._step(stream, vote)
                 limit.stepped()
@@ -152,6 +152,11 @@ class Trainer:
             if self.progress.step == total:
                 self._complete(line, sample, save)
         return "finished" if self.progress.step == total else "preempted"
+
+    def _must_measure(self, limit: TimeLimit) -> bool:
+        """Whether to save at once, so that `limit` knows how long that takes on this disk, now."""
+        none_yet = self.runtime.is_main and self._saved_step == self._first_step
+        return none_yet and limit.is_guessing(self.writer.slowest)
 
     def _complete(self, line: Periodic, sample: Periodic, save: Periodic) -> None:
         """What the last step has although it was not due, or an earlier start was killed before it.
@@ -308,7 +313,11 @@ class Trainer:
         and raises Diverged. The same on all processes."""
         self._mark("answering bad numbers")
         evidence, train = Evidence(bad, self.runtime), self.config.train
-        newest = self.restorer.newest()
+        newest = refusal = None
+        try:
+            newest = self.restorer.newest()
+        except UserError as error:  # the same on all; the evidence is to be kept all the same
+            refusal = error
         made = max(self.progress.rollbacks, self.runtime.from_main(self.folder.rollbacks_made))  # by killed starts too
         if train.bad_numbers == "rollback" and newest is not None and made < train.rollbacks:
             self.recorder.rolls_back(made + 1)
@@ -320,7 +329,8 @@ class Trainer:
                 tell(f"{evidence}; rollback {made + 1} of {train.rollbacks}, to step {self.progress.step}")
             return
         kept = evidence.keep(self.folder, self.phases, self.dataset, self.progress)
-        raise Diverged(f"{evidence}; {kept}. {way_out(train, -1 if newest is None else int(newest.name))}")
+        advice = refusal or way_out(train, -1 if newest is None else int(newest.name))
+        raise Diverged(f"{evidence}; {kept}. {advice}")
 
     def _save(self) -> None:
         self.progress.note_checkpoint()

@@ -1,22 +1,12 @@
 """Checkpoints: weights and everything else that shapes the rest of a run, under their final name only when whole.
 
-`state` is what is kept, `snapshot` its copy on the host, `files` a folder with a manifest, `retention` which folders
-stay, `writer` the thread that writes them.
+`state` is what is kept, `snapshot` its copy on the host, `files` the folder that it becomes, `manifest` what says that
+the folder is whole, `retention` which folders stay, `writer` the thread that writes them.
 """
 
-from distgan.checkpoint.files import (
-    MANIFEST,
-    Damaged,
-    Misfit,
-    load,
-    load_network,
-    load_weights,
-    newest_complete,
-    save,
-    steps_in,
-    verify,
-)
-from distgan.checkpoint.retention import kept, prune
+from distgan.checkpoint.files import Misfit, load, load_network, load_weights, newest_complete, save, steps_in
+from distgan.checkpoint.manifest import MANIFEST, Damaged, seal, verify
+from distgan.checkpoint.retention import kept, prune, sweep
 from distgan.checkpoint.snapshot import Snapshots
 from distgan.checkpoint.state import CRITIC, GENERATOR, GENERATOR_EMA, Progress, TrainState
 from distgan.checkpoint.writer import Writer
@@ -39,6 +29,8 @@ __all__ = [
     "newest_complete",
     "prune",
     "save",
+    "seal",
     "steps_in",
+    "sweep",
     "verify",
 ]

@@ -1,4 +1,4 @@
-"""A checkpoint as a folder of files: written beside its final name, with a manifest that says when it is whole."""
+"""A checkpoint as a folder of files: written beside its final name, which it gets when it is whole."""
 
 from __future__ import annotations
 
@@ -15,19 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from distgan.checkpoint.manifest import MANIFEST, Damaged, seal, verify
 from distgan.checkpoint.snapshot import TENSORS, Snapshot, Snapshots
 from distgan.checkpoint.state import CRITIC, GENERATOR, GENERATOR_EMA, Progress, TrainState, load_optimizer
 from distgan.errors import UserError
 from distgan.files import sha256_of, sync_folder, with_usual_mode
 
-MANIFEST = "manifest.json"
-"""The name, bytes and SHA-256 of every other file of the checkpoint; written last."""
 _RECORD = "state.json"
-_FORMAT = 1
-
-
-class Damaged(UserError):
-    """A checkpoint that is not as its manifest says, or has none."""
 
 
 class Misfit(UserError):
@@ -59,7 +53,7 @@ def write(folder: Path, snapshot: Snapshot, before: Callable[[int], None] = lamb
             with with_usual_mode(part / name):
                 save_file({key: _contiguous(tensor) for key, tensor in tensors.items()}, part / name)
         (part / _RECORD).write_text(json.dumps(snapshot.record, indent=1))
-        _seal(part, snapshot.step)
+        seal(part, snapshot.step)
         before(snapshot.step)
         set_aside(folder)
         os.rename(part, folder)
@@ -79,43 +73,6 @@ def set_aside(folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         os.rename(folder, old)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _seal(part: Path, step: int) -> None:
-    """The manifest; then all files and their names are on the disk."""
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(part.iterdir())}
-    manifest = {"format": _FORMAT, "step": step, "files": files}
-    (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    for path in part.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    sync_folder(part)
-
-
-def verify(folder: Path) -> None:
-    """Raises Damaged, naming the file, unless all files are there with the bytes of the manifest; UserError for a
-    format of later versions."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        known, files = manifest["format"] <= _FORMAT, dict(manifest["files"])
-    except FileNotFoundError:
-        raise Damaged(f"checkpoint {folder}: incomplete: it has no {MANIFEST}") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise Damaged(f"checkpoint {folder / MANIFEST}: cannot be read: {_reason(error)}") from None
-    if not known:
-        raise UserError(
-            f"checkpoint {folder}: a newer version of distgan wrote it (format {manifest['format']}); use that one"
-        )
-    for name, about in files.items():
-        path = folder / name
-        try:
-            size = path.stat().st_size
-            if size != about["bytes"]:
-                raise Damaged(f"checkpoint {path}: damaged: {size} bytes instead of {about['bytes']}")
-            if sha256_of(path) != about["sha256"]:
-                raise Damaged(f"checkpoint {path}: damaged: its contents are not those that were written")
-        except OSError as error:
-            raise Damaged(f"checkpoint {path}: cannot be read: {_reason(error)}") from None
 
 
 def steps_in(checkpoints: Path) -> list[int]:
@@ -159,14 +116,25 @@ def load(folder: Path, state: TrainState) -> dict[str, Tensor]:
         load_optimizer(name, optimizer, tensors, folder / TENSORS)
     try:
         record = json.loads((folder / _RECORD).read_text())
+        _require_known(record["progress"], folder)
         progress = Progress(**record["progress"])
         for name, kept in record["scalers"].items():
             if state.scalers[name].is_enabled():  # not after a change to another precision
                 state.scalers[name].load_state_dict(kept)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"checkpoint {folder / _RECORD}: cannot be read: {error}; remove {folder}") from None
+        raise UserError(f"checkpoint {folder / _RECORD}: cannot be read: {error}; use another run_dir") from None
     state.progress.__dict__.update(asdict(progress))
     return {name.removeprefix("extra."): tensor for name, tensor in tensors.items() if name.startswith("extra.")}
+
+
+def _require_known(progress: dict, folder: Path) -> None:
+    """Raises UserError when it says what this version does not know, and so would forget."""
+    unknown = sorted(progress.keys() - Progress.__dataclass_fields__.keys())
+    if unknown:
+        raise UserError(
+            f"checkpoint {folder / _RECORD}: a newer version of distgan wrote it (with {', '.join(unknown)}); use that "
+            "one"
+        )
 
 
 def load_weights(folder: Path, state: TrainState) -> str:
@@ -198,7 +166,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read: {error}; remove {path.parent} to use the checkpoint before") from None
+        raise UserError(
+            f"{path}: cannot be read: {error}; start again: a damaged checkpoint is then passed over"
+        ) from None
 
 
 def _reason(error: Exception) -> str:

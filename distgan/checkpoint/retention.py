@@ -29,9 +29,14 @@ def prune(checkpoints: Path, newest: int, keep: int, every: int | None = None, b
     """
     steps = steps_in(checkpoints)
     stay = kept([step for step in steps if step <= newest], keep, every, best)
+    for step in set(steps) - stay:
+        with contextlib.suppress(OSError):
+            set_aside(checkpoints / f"{step:08d}")
+    sweep(checkpoints)
+
+
+def sweep(checkpoints: Path) -> None:
+    """Removes what a killed process left behind; nobody may be writing there."""
     for path in list(checkpoints.iterdir()):
-        if path.name.isdecimal() and path.is_dir() and int(path.name) not in stay:
-            with contextlib.suppress(OSError):
-                set_aside(path)
-        elif path.name.startswith(".") and path.name.endswith((".part", ".old")):
+        if path.name.startswith(".") and path.name.endswith((".part", ".old")):
             shutil.rmtree(path, ignore_errors=True)

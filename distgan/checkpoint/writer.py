@@ -49,8 +49,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self.written = -1
         """Step of the newest checkpoint that this writer has finished."""
-        self.slowest = 0.0
-        """Seconds that the slowest one took."""
+        self._slowest, self._began = 0.0, 0.0
         self.waited = 0.0
         """Seconds that `save` has waited for the checkpoint before."""
 
@@ -69,6 +68,13 @@ class Writer:
             self._changed.notify_all()
 
     @property
+    def slowest(self) -> float:
+        """Seconds that the slowest one took, the one that is being written included as far as it has come; 0 before the
+        first."""
+        with self._changed:
+            return max(self._slowest, time.monotonic() - self._began if self._writing else 0.0)
+
+    @property
     def busy(self) -> bool:
         """Whether a checkpoint is waiting or being written."""
         return self._wanted is not None
@@ -84,8 +90,15 @@ class Writer:
             if self._wanted is not None:
                 raise UserError(f"{self._refused}; make room and start again to resume")
 
+    def withdraw(self) -> None:
+        """Forgets a snapshot that the disk has not taken: it is of a past that the run leaves."""
+        with self._changed:
+            while self._writing:
+                self._changed.wait()
+            self._wanted = self._refused = None
+
     def close(self) -> None:
-        """Lets a checkpoint that is being written become whole, and ends the thread."""
+        """Lets the newest snapshot become a checkpoint, unless the disk has refused one, and ends the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -113,13 +126,14 @@ class Writer:
                 self._changed.wait(RETRY_SECONDS)
             while self._wanted is None and not self._closed:
                 self._changed.wait()
-            self._writing = self._wanted is not None and not self._closed
+            self._writing = self._wanted is not None and not (self._closed and self._refused)
+            self._began = time.monotonic()
             return self._wanted if self._writing else None
 
     def _write(self, snapshot: Snapshot) -> None:
-        started, progress = time.monotonic(), snapshot.record["progress"]
+        progress = snapshot.record["progress"]
         write(self._checkpoints / f"{snapshot.step:08d}", snapshot, self._before)
-        self.slowest = max(self.slowest, time.monotonic() - started)
+        self._slowest = max(self._slowest, time.monotonic() - self._began)
         self.written = snapshot.step
         if self._refused is not None:
             self._refused = None
@@ -131,7 +145,8 @@ class Writer:
     def _refuse(self, error: Exception) -> None:
         with self._changed:
             if self._refused is None:
-                tell(f"{error}; the run goes on, and tries again every {RETRY_SECONDS:.0f} s")
+                then = "" if self._closed else f"; the run goes on, and tries again every {RETRY_SECONDS:.0f} s"
+                tell(f"{error}{then}")
             self._refused, self._writing = str(error), False
             self._changed.notify_all()
 

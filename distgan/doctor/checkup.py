@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from distgan.doctor.table import FINE, NOT_FINE, REMARK, Finding, Table
 from distgan.doctor.tracking_key import check_tracking
 from distgan.errors import ConfigError, UserError
 from distgan.runtime import Runtime, launched_processes
+from distgan.shared_folder import blind
 
 
 def check_start(config: Config, name: str, began: float) -> int:
@@ -70,7 +72,8 @@ def _looked_at(config: Config, runtime: Runtime | None, processes: Processes) ->
     """What this process finds, check after check; each is made although one before it has failed."""
     device = torch.device("cpu") if runtime is None else runtime.device
     is_main, is_first = processes.is_main, processes.is_first_of_machine
-    yield _attempt("run_dir", lambda: check_folder(config))
+    unseeing = blind(Path(config.run_dir).expanduser(), processes.rank, processes.world_size, processes.union)
+    yield _attempt("run_dir", lambda: check_folder(config, unseeing))
     yield _attempt("disk", lambda: check_disk(config)) if is_main else []
     yield _attempt("logging", lambda: check_tracking(config)) if is_main else []
     yield _attempt("shards", lambda: check_shards(config, device)) if is_first else []

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from distgan.assembly import make_critic, make_generator, make_optimizer
 from distgan.config import Config
-from distgan.doctor.folder import nearest
 from distgan.doctor.table import FINE, NOT_FINE, Finding, amount
+from distgan.files import nearest
 from distgan.run_folder import RunFolder
 
 _NAMED = 128

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from distgan import checkpoint
 from distgan.config import Config
 from distgan.doctor.table import FINE, NOT_FINE, REMARK, Finding
 from distgan.errors import UserError
+from distgan.files import nearest
 from distgan.resuming import check_resumable, longer_than_asked
 from distgan.run_folder import RunFolder, unwritable
+from distgan.shared_folder import not_shared
 
 WHAT = "run_dir"
 
 
-def check_folder(config: Config) -> list[Finding]:
-    """Looks without changing anything."""
+def check_folder(config: Config, unseeing: Collection[str] = ()) -> list[Finding]:
+    """Looks without changing anything. `unseeing`: the processes for which it is another folder."""
     folder = RunFolder(config.run_dir)
     for path in (folder.path, folder.samples, folder.checkpoints):
         if refused := _refused(path):
             return [Finding(WHAT, NOT_FINE, f"{path}: {unwritable(refused)}")]
-    troubles = []
+    troubles = [Finding(WHAT, NOT_FINE, not_shared(folder.path, unseeing))] if unseeing else []
     if folder.is_locked():
         troubles.append(
             Finding(WHAT, NOT_FINE, f"{folder.path}: a training is running in it; stop it, or use another run_dir")
@@ -31,11 +34,6 @@ def check_folder(config: Config) -> list[Finding]:
     except UserError as error:
         troubles.append(Finding(WHAT, NOT_FINE, str(error)))
     return troubles or _progress(folder, config)
-
-
-def nearest(path: Path) -> Path:
-    """The path itself, or the first above it that is there."""
-    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
 def _refused(path: Path) -> OSError | None:

@@ -40,6 +40,10 @@ class Processes:
         """The texts of all processes; waits for all, and for nothing that another thread of theirs does."""
         return self._exchange.gather(text)
 
+    def union(self, names: frozenset[str]) -> frozenset[str]:
+        """What any process holds; waits for all."""
+        return frozenset().union(*(json.loads(text) for text in self.gather(json.dumps(sorted(names)))))
+
     def merged(self, findings: Sequence[Finding]) -> list[Finding]:
         """The rows for what each process has found, on all of them alike."""
         found = [[Finding(*part) for part in json.loads(text)] for text in self.gather(json.dumps(findings))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -17,6 +18,7 @@ from torch import nn
 from torch.amp import GradScaler
 
 from distgan import checkpoint
+from distgan.checkpoint import manifest
 from distgan.errors import UserError
 from distgan.tracking.meter import Meter
 
@@ -254,6 +256,13 @@ class TestDamage:
         (folder / "state.json").write_text(content)
         assert "state.json" in self.refused(folder)
 
+    def test_what_a_newer_version_knows_is_not_forgotten(self, folder):
+        record = json.loads((folder / "state.json").read_text())
+        record["progress"]["temperature"] = 3
+        (folder / "state.json").write_text(json.dumps(record))
+        told = self.refused(folder)
+        assert "state.json: a newer version of distgan wrote it (with temperature)" in told and "remove" not in told
+
     def test_the_state_of_another_optimizer_is_named(self, folder):
         """Only --allow-config-change leads here; the first step would end in a KeyError."""
         assert "state.safetensors" in self.refused(folder, "rmsprop")
@@ -294,11 +303,44 @@ class TestNewest:
             checkpoint.newest_complete(folder)
         assert len(str(caught.value).splitlines()) == 5
 
-    def test_one_of_a_later_version_is_not_taken_for_damaged(self, folder):
-        manifest = folder / "00000200" / "manifest.json"
-        manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    def test_one_of_a_later_version_is_not_taken_for_damaged(self, folder, monkeypatch):
+        monkeypatch.setattr(manifest, "_FORMAT", 2)
+        checkpoint.seal(folder / "00000200", 200)
+        monkeypatch.undo()
         with pytest.raises(UserError, match="newer version"):
             checkpoint.newest_complete(folder)
+
+    def test_whatever_bit_of_a_manifest_is_flipped_it_is_damaged(self, folder):
+        path = folder / "00000200" / "manifest.json"
+        whole = path.read_bytes()
+        for place in range(0, len(whole), 3):
+            flipped = whole[place] ^ 1 << place % 8
+            path.write_bytes(whole[:place] + bytes([flipped]) + whole[place + 1 :])
+            assert checkpoint.newest_complete(folder).name == "00000010", (place, flipped)
+
+    @pytest.mark.parametrize("content", ["[]", "3", "{}", '{"format": 1, "step": 200, "files": {}}'])
+    def test_a_manifest_that_says_nothing_is_damaged(self, folder, content):
+        (folder / "00000200" / "manifest.json").write_text(content)
+        assert checkpoint.newest_complete(folder).name == "00000010"
+
+    @pytest.mark.parametrize("times", [1, 100])
+    def test_what_a_disk_does_not_let_us_read_is_not_taken_for_damaged(self, folder, monkeypatch, times):
+        """It is tried again, and nothing older is used: the next checkpoint would have the newer ones removed."""
+        failures, read = [OSError(errno.ESTALE, "Stale file handle")] * times, manifest.sha256_of
+
+        def failing(path):
+            if failures and path == folder / "00000200" / "critic.safetensors":
+                raise failures.pop()
+            return read(path)
+
+        monkeypatch.setattr(manifest, "PAUSES", (0.0, 0.0))
+        monkeypatch.setattr(manifest, "sha256_of", failing)
+        if times == 1:
+            assert checkpoint.newest_complete(folder).name == "00000200"
+            return
+        with pytest.raises(UserError, match="critic.safetensors: cannot be read: Stale file handle; it may be whole"):
+            checkpoint.newest_complete(folder)
+        assert len(failures) == 97
 
     def test_weights_alone_are_taken(self, folder, trained):
         state = fresh("adam", 1)

@@ -109,6 +109,67 @@ def test_the_end_of_a_run_tries_for_a_while_and_then_says_what_is_lost(tmp_path,
     saving.close()
 
 
+def test_what_is_withdrawn_is_never_written(tmp_path, state, capfd):
+    refuses = threading.Event()
+    refuses.set()
+
+    def before(step):
+        if refuses.is_set():
+            raise UserError("no room")
+
+    saving = Writer(tmp_path, keep=3, before=before)
+    saving.save(state, {})
+    wait_for(lambda: "tries again" in capfd.readouterr().err)
+    saving.withdraw()
+    refuses.clear()
+    assert not saving.busy
+    time.sleep(0.3)  # some attempts later
+    assert os.listdir(tmp_path) == []
+    move(state)
+    saving.save(state, {})
+    saving.finish()
+    saving.close()
+    assert checkpoint.steps_in(tmp_path) == [4] and capfd.readouterr().err == ""
+
+
+def test_what_is_being_written_when_it_is_withdrawn_becomes_whole_first(tmp_path, state):
+    gate, inside = threading.Event(), threading.Event()
+    saving = Writer(tmp_path, keep=3, before=lambda step: (inside.set(), gate.wait(20)))
+    saving.save(state, {})
+    assert inside.wait(20)
+    withdrawing = threading.Thread(target=saving.withdraw)
+    withdrawing.start()
+    withdrawing.join(0.2)
+    assert withdrawing.is_alive() and saving.slowest > 0.1
+    gate.set()
+    withdrawing.join(20)
+    assert checkpoint.steps_in(tmp_path) == [3]
+    saving.close()
+
+
+def test_a_snapshot_that_the_thread_has_not_seen_yet_is_written_at_the_end(tmp_path, state, monkeypatch):
+    saving, begin = Writer(tmp_path, keep=3), threading.Event()
+    run = saving._run
+    monkeypatch.setattr(saving, "_run", lambda: (begin.wait(20), run()))
+    saving.save(state, {})
+    closing = threading.Thread(target=saving.close)
+    closing.start()
+    wait_for(lambda: saving._closed)
+    begin.set()
+    closing.join(20)
+    assert checkpoint.steps_in(tmp_path) == [3]
+
+
+def test_a_refused_one_does_not_keep_the_end_waiting(tmp_path, state, capfd):
+    folder = tmp_path / "checkpoints"
+    folder.write_text("in the way")
+    saving = Writer(folder, keep=3)
+    saving.save(state, {})
+    wait_for(lambda: "tries again" in capfd.readouterr().err)
+    saving.close()
+    assert capfd.readouterr().err == ""
+
+
 def test_what_must_be_on_the_disk_before_may_refuse_too(tmp_path, state):
     def refuse(step):
         raise UserError("metrics.jsonl: cannot be written")
