@@ -131,7 +131,7 @@ class Guard:
                 raise Diverged(
                     f"{update}: more than {MOST_IN_A_ROW} updates of the {update.phase} in a row had a gradient that "
                     "is not finite, or its square is not, and were skipped: its weights are no longer of use. Try a "
-                    "lower learning rate, from a checkpoint before"
+                    "lower learning rate"
                 )
 
 

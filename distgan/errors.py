@@ -9,6 +9,8 @@ class UserError(Exception):
     exit_status = 1
     everywhere = False
     """Whether every process meets it alike, so that one of them need tell it."""
+    goes_on = True
+    """Whether the same command, started again, comes further once what was wrong is mended."""
 
 
 class ConfigError(UserError):
@@ -39,6 +41,7 @@ class Diverged(UserError):
     """Losses that are not finite, as every process sees them."""
 
     everywhere = True
+    goes_on = False
 
 
 class RunFolderError(UserError):

@@ -18,6 +18,7 @@ from distgan.bad_numbers import BadUpdate, Update
 from distgan.checkpoint import Progress
 from distgan.config.schema import Train
 from distgan.data.dataset import Dataset
+from distgan.files import with_usual_mode
 from distgan.phases import Phase, Phases
 from distgan.run_folder import RunFolder
 from distgan.runtime import Runtime
@@ -145,4 +146,5 @@ def _broken(bad: BadUpdate, phase: Phase) -> list[dict]:
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+    with with_usual_mode(path):
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)

@@ -22,6 +22,10 @@ _ALONE = 10.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+LEFT_BEHIND = "left behind"
+"""Name of threads that nobody may be able to wait for."""
+
+
 class Peers(Protocol):
     """What knows of the other processes of a run."""
 
@@ -41,6 +45,9 @@ peers: Peers | None = None
 keep: Callable[[str, bool], object] | None = None
 """Keeps why this process fails, and whether something outside of it is to blame. Set as soon as there is a folder."""
 
+way_on: Callable[[], str] | None = None
+"""Says how a run goes on that fails now, where it can; set once it has begun."""
+
 
 def exit_status(action: Callable[[], int | None], interrupted: str = "interrupted") -> int:
     """What `action` returns (None: 0), or the status of its failure, which is told here."""
@@ -50,7 +57,8 @@ def exit_status(action: Callable[[], int | None], interrupted: str = "interrupte
         _keep(str(error), False)
         _tell_peers()
         if not (error.everywhere and _is_told()):
-            print(f"distgan: {error}".replace("\n", "\ndistgan: "), file=sys.stderr, flush=True)
+            text = and_way_on(str(error)) if error.goes_on else str(error)
+            print(f"distgan: {text}".replace("\n", "\ndistgan: "), file=sys.stderr, flush=True)
         return error.exit_status
     except KeyboardInterrupt:
         _keep("interrupted", False)
@@ -62,7 +70,7 @@ def exit_status(action: Callable[[], int | None], interrupted: str = "interrupte
             return _defect(error)
         _keep(f"cannot write: {error.strerror}", False)
         _tell_peers()
-        print(f"distgan: cannot write: {error.strerror}", file=sys.stderr)
+        print(f"distgan: {and_way_on(f'cannot write: {error.strerror}')}", file=sys.stderr)
         return 1
     except Exception as error:  # noqa: BLE001  a defect of ours: its traceback, and then out before the others wait
         return _defect(error)
@@ -77,7 +85,7 @@ def _defect(error: Exception) -> int:
         if told != "":
             _keep(told or "another process has ended", True)
         if told:
-            print(f"distgan: {told}", file=sys.stderr, flush=True)
+            print(f"distgan: {and_way_on(told)}", file=sys.stderr, flush=True)
     else:
         _keep(f"{type(error).__name__}: {error}", False)
     _tell_peers()
@@ -91,6 +99,12 @@ def _defect(error: Exception) -> int:
 def _keep(why: str, again: bool) -> None:
     if keep is not None:
         keep(why, again)
+
+
+def and_way_on(text: str) -> str:
+    """What is said of a failure, and how the run goes on after it."""
+    onward = way_on() if way_on is not None else ""
+    return f"{text}; {onward}" if onward else text
 
 
 def _tell_peers() -> None:
@@ -116,9 +130,10 @@ def leave(status: int, *, orderly: bool = True) -> int:
     for this one in a collective, and an orderly exit would wait for them.
 
     `orderly` False leaves at once in any case: torch is not always done with a communication hook when Python ends,
-    and would turn a success into an abort.
+    and would turn a success into an abort. So does Python itself where a thread LEFT_BEHIND is still at work.
     """
-    if (status or not orderly) and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    behind = any(thread.name == LEFT_BEHIND for thread in threading.enumerate())
+    if (status or not orderly) and (int(os.environ.get("WORLD_SIZE", 1)) > 1 or behind):
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()

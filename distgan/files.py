@@ -28,6 +28,17 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+@contextmanager
+def with_usual_mode(path: Path) -> Iterator[None]:
+    """Around the writing of a file by a library that gives it a mode of its own, such as 0600: it gets the one that
+    the umask gives any new file."""
+    path.touch()
+    mode = path.stat().st_mode
+    yield
+    if path.stat().st_mode != mode:
+        path.chmod(mode)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder last through a power cut; not every file system allows it."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -54,12 +65,12 @@ def nearest(path: Path) -> Path:
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
-def refused(path: Path) -> str | None:
+def refused(path: Path) -> OSError | None:
     """Why nothing can be written in a folder, or where it would be made; None where it can be. Leaves nothing."""
     try:
         with tempfile.TemporaryFile(dir=nearest(path)) as file:  # without a name, where the system has that
             file.write(b"x")
             file.flush()
     except OSError as error:
-        return error.strerror
+        return error
     return None

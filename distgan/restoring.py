@@ -9,6 +9,7 @@ from distgan import checkpoint
 from distgan.checkpoint import TrainState, Writer
 from distgan.config import Config
 from distgan.errors import ConfigError, DataError, RunFolderError, UserError
+from distgan.resuming import differing_networks, longer_than_asked
 from distgan.run_folder import RunFolder
 from distgan.runtime import Runtime
 from distgan.tracking.meter import Meter
@@ -36,7 +37,7 @@ class Restorer:
         progress, total = self._state.progress, self._config.total_steps
         if self._runtime.is_main:
             checkpoint.sweep(self._folder.checkpoints)  # it may take the room that the next one needs
-        newest = self.newest()
+        newest = self._to_go_on_from()
         if newest is not None:
             self._load(newest)
             if init_from is not None and self._runtime.is_main:
@@ -47,12 +48,9 @@ class Restorer:
                     "run_dir, or --allow-config-change"
                 )
         elif init_from is not None:
-            progress.init = checkpoint.load_weights(self._source(init_from), self._state)
+            progress.init = self._begun_with(self._source(init_from))
         if progress.step > total:
-            raise ConfigError(
-                f"train.length: {self._config.train.length} is {total} steps, and {self._folder.path} has "
-                f"{progress.step} already; give a longer one, or another run_dir"
-            )
+            raise ConfigError(longer_than_asked(self._folder, self._config, progress.step))
         if progress.data != data:
             progress.real_diversity = None  # of other pictures
         progress.data = data
@@ -82,6 +80,24 @@ class Restorer:
 
         step = self._found_by_main(find, self._folder.path)
         return None if step == _NONE else self._folder.checkpoint(step)
+
+    def _to_go_on_from(self) -> Path | None:
+        try:
+            return self.newest()
+        except UserError:
+            if self._runtime.is_main:
+                self._folder.cannot_go_on()
+            raise
+
+    def _begun_with(self, source: Path) -> str:
+        try:
+            return checkpoint.load_weights(source, self._state)
+        except checkpoint.Misfit as error:
+            others = differing_networks(source, self._config)
+            has = f"; its run has {', '.join(others)}" if others else ""
+            raise ConfigError(
+                f"--init-from {source}: its weights do not fit the config{has} ({error.detail})"
+            ) from None
 
     def _source(self, init_from: Path) -> Path:
         """The checkpoint that is meant by one, or by a run folder."""

@@ -31,6 +31,9 @@ _FREE = (
 )
 """Keys that do not shape what is learned, or that a person may change on purpose at any time."""
 
+_NETWORKS = ("generator.", "critic.", "data.resolution", "data.channels", "data.classes")
+"""Keys that say what the networks are."""
+
 
 def check_resumable(folder: RunFolder, config: Config, allow: bool) -> None:
     """Raises ConfigError, showing the differences, when the folder holds another run."""
@@ -54,6 +57,31 @@ def check_resumable(folder: RunFolder, config: Config, allow: bool) -> None:
                 ]
             )
         )
+
+
+def differing_networks(source: Path, config: Config) -> list[str]:
+    """What shapes the networks and was another value in the run of the checkpoint `source`, each with that value; none
+    where that run's config cannot be read."""
+    try:
+        kept = flatten(read_config(RunFolder(source.resolve().parent.parent).config))
+    except ConfigError:
+        return []
+    now = flatten(config)
+    return [
+        f"{key}={kept[key]}"
+        for key in sorted(kept)
+        if key.startswith(_NETWORKS) and ".optimizer." not in key and kept[key] != now.get(key, "(not there)")
+    ]
+
+
+def longer_than_asked(folder: RunFolder, config: Config, step: int) -> str:
+    """What to say of a run that has more steps than train.length asks for."""
+    length, total = config.train.length, config.total_steps
+    in_steps = "" if length.unit == "steps" else f" ({total} steps)"
+    return (
+        f"train.length is {length}{in_steps}, and {folder.path} has {step} steps already; give a longer one, or "
+        "another run_dir"
+    )
 
 
 def check_init(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -115,18 +116,36 @@ class RunFolder:
         except (OSError, ValueError):
             return 0
 
+    def newest_step(self) -> int | None:
+        """Of the newest checkpoint, which nobody has read through; None where there is none."""
+        try:
+            return max((int(path.name) for path in self.checkpoints.iterdir() if path.name.isdecimal()), default=None)
+        except OSError:
+            return None
+
+    def way_on(self) -> str:
+        """What to do once a run has failed, as a clause; nothing where it would begin anew."""
+        newest = self.newest_step()
+        return "" if newest is None else f"the same command goes on from step {newest}"
+
+    def cannot_go_on(self) -> None:
+        """The status of a run that was to go on and has nothing to go on from, as far as that can be written."""
+        with contextlib.suppress(OSError, UserError):
+            if not self.status.exists() or self.status.read_text() != "finished\n":
+                self.write_status("failed")
+
     def create(self) -> None:
         """Makes the folders. Raises UserError when that, or writing in them, is not possible."""
         try:
             for folder in (self.samples, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".writable-{platform.node()}-{os.getpid()}"  # every process looks for itself
-            probe.write_bytes(b"x")
-            probe.unlink()
+            try:
+                probe.write_bytes(b"x")
+            finally:
+                probe.unlink(missing_ok=True)
         except OSError as error:
-            raise RunFolderError(
-                f"run_dir {self.path}: cannot be written: {error.strerror}; choose another run_dir or make room"
-            ) from None
+            raise RunFolderError(f"run_dir {self.path}: {unwritable(error)}") from None
 
 
 def _lock(path: Path) -> BinaryIO:
@@ -151,6 +170,12 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text.encode())
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+def unwritable(error: OSError) -> str:
+    """Why nothing can be written in a run folder, and the way out."""
+    or_room = " or make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"cannot be written: {error.strerror}; choose another run_dir{or_room}"
 
 
 def cannot_write(path: Path | str, error: OSError) -> UserError:

@@ -76,10 +76,21 @@ def train(args: argparse.Namespace, signals) -> None:
     why = runtime.union(frozenset([signals.reason] if signals.reason else [])) if status == "preempted" else ()
     runtime.close()
     if runtime.is_main:
-        by = f" by {', '.join(sorted(why))}" if why else ""
         folder.note_end(status, ", ".join(sorted(why)))
         with contextlib.suppress(OSError):  # of a stderr that is full or gone
-            print(f"{status}{by}: {folder.path}, step {trainer.progress.step}", file=sys.stderr, flush=True)
+            print(_last_line(status, why, trainer), file=sys.stderr, flush=True)
+
+
+def _last_line(status: str, why, trainer) -> str:
+    """How the run stands, and what to do next."""
+    by = f" by {', '.join(sorted(why))}" if why else ""
+    line = f"{status}{by}: {trainer.folder.path}, step {trainer.progress.step}"
+    if status == "finished":
+        return line
+    max_time, few = trainer.config.train.max_time, trainer.steps_taken
+    if "train.max_time" in why and few < 3:
+        line += f"; train.max_time {max_time} is too short for this run: it left time for {few} step{'s' * (few > 1)}"
+    return f"{line}; the same command goes on from there"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distgan import checkpoint, randomness
+from distgan import checkpoint, exit_status, randomness
 from distgan.assembly import make_critic, make_generator
 from distgan.averaging import WeightAverage
 from distgan.bad_numbers import BadUpdate, Update
@@ -31,7 +31,7 @@ from distgan.stopping import StopSignals
 from distgan.tracking.meter import REPLACED, Meter
 from distgan.trouble import tell
 
-_ADVICE = "the run has diverged. Try a lower learning rate; the newest checkpoint is from before"
+_ADVICE = "the run has diverged. Try a lower learning rate"
 
 
 class Trainer:
@@ -57,6 +57,8 @@ class Trainer:
         self._inputs: Inputs | None = None
         self._first_step = self._saved_step = 0
         self._replaced: frozenset[str] = frozenset()
+        self.steps_taken = 0
+        """By this start."""
         self._save_is_late: Callable[[], bool] = lambda: False
         every = config.checkpoint.keep_every
         self.writer = checkpoint.Writer(
@@ -80,6 +82,7 @@ class Trainer:
         """
         self._mark("resuming")
         self.restorer.resume(self.dataset.fingerprint, allow_other_data=allow_other_data, init_from=init_from)
+        exit_status.way_on = self.folder.way_on
         self._first_step = self._saved_step = self.progress.step
         self.phases.guard.in_a_row.update(self.progress.skipped_in_a_row)
         self.phases.settle()
@@ -103,7 +106,7 @@ class Trainer:
         limit = TimeLimit(max_time and max_time.seconds, signals.began)
         vote = Vote(
             self.runtime.world_size,
-            lambda: (signals.asked or limit.is_up(self.writer.slowest), self._save_is_late()),
+            lambda: (self._is_to_stop(signals, limit), self._save_is_late()),
             self.runtime.timeout,
         )
         while True:
@@ -114,6 +117,23 @@ class Trainer:
                 return status
             except BadUpdate as bad:
                 self._answer(bad)
+            except Diverged as error:
+                raise Diverged(f"{error}; {self._checkpoint_told()}") from None
+
+    def _is_to_stop(self, signals: StopSignals, limit: TimeLimit) -> bool:
+        """Notes train.max_time as the reason where it is the first."""
+        if signals.asked:
+            return True
+        if is_up := limit.is_up(self.writer.slowest):
+            signals.reason = "train.max_time"
+        return is_up
+
+    def _checkpoint_told(self) -> str:
+        """Whether there is one to go back to, as a clause."""
+        with contextlib.suppress(UserError):
+            self.writer.finish()
+        newest = self.folder.newest_step()
+        return "there is no checkpoint yet" if newest is None else f"the newest checkpoint is of step {newest}"
 
     def _train_on(self, vote: Vote, limit: TimeLimit) -> str:
         """From where the progress stands. Raises BadUpdate, on all processes alike."""
@@ -195,7 +215,7 @@ class Trainer:
         if found > data.bad_limit:
             raise DataError(
                 f"{found} bad pictures were replaced, more than data.bad_limit {data.bad_limit}; look at the shards "
-                "with `distgan doctor --data`, and make them again"
+                "with `distgan doctor --data` and make them again, or raise data.bad_limit"
             )
         return {REPLACED: found}
 
@@ -231,6 +251,7 @@ class Trainer:
                     self.meter.add(metrics, share, left_out)
                 self.progress.tried[phase.name] += 1
         self.progress.step += 1
+        self.steps_taken += 1
         self.progress.images += self.config.images_per_step
         train = self.config.train
         decay = ema_decay(train.ema_kimg, train.ema_rampup, self.config.images_per_step, self.progress.images)

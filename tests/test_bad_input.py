@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 from launching import TINY, command, options, train
 
 from distgan.data.prepare import prepare
+from distgan.errors import RunFolderError
+from distgan.run_folder import RunFolder
 
 
 def refused(*arguments: str | Path, status: int = 2, **kwargs) -> str:
@@ -39,14 +42,30 @@ def test_shards_that_are_missing_or_empty_or_do_not_fit_are_named(tiny, shapes_s
     assert "nowhere" in refused(*tiny, f"data.shards={tmp_path / 'nowhere'}")
     (tmp_path / "empty").mkdir()
     assert "no shards" in refused(*tiny, f"data.shards={tmp_path / 'empty'}")
+    assert "or data.fit: crop" in refused(*tiny, "data.resolution=64")
     errors = refused(*tiny, "data.resolution=64", "data.channels=1", "data.classes=7")
     assert all(key in errors for key in ("data.resolution", "data.channels", "data.classes"))
+    assert "crop" not in errors, "which would not mend them all"
     broken = tmp_path / "broken"
     shutil.copytree(shapes_shards, broken)
     shard = sorted(broken.glob("*.tar"))[0]
     shard.write_bytes(shard.read_bytes()[:5000])
     assert shard.name in refused(*tiny, f"data.shards={broken}")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_more_lost_pictures_than_may_be_replaced_are_told_before_anything_is_trained(tiny, shapes_shards, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(shapes_shards, broken)
+    os.truncate(first := sorted(broken.glob("*.tar"))[0], 512)
+    words = [*tiny, f"data.shards={broken}", "data.bad_pictures=replace", "train.length=1 steps"]
+    errors = refused(*words, "data.bad_limit=63")
+    assert errors.count("\n") == 1 and f"distgan: {first}: the shard has 512 bytes" in errors
+    told = (
+        "64 of 256 pictures are lost, more than data.bad_limit 63; copy it again, or raise data.bad_limit to 64 or more"
+    )
+    assert told in errors and not (tmp_path / "run").exists()
+    train(*words, "data.bad_limit=64")
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(tiny):
@@ -82,7 +101,20 @@ def test_cuda_without_a_device_is_refused(tiny):
 
 def test_a_run_folder_that_cannot_be_written_is_refused(tiny, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in refused(*tiny, f"run_dir={tmp_path / 'file' / 'run'}", status=1)
+    for place in (tmp_path / "file" / "run", "/proc/run"):
+        errors = refused(*tiny, f"run_dir={place}", status=1)
+        assert "cannot be written" in errors and errors.endswith("; choose another run_dir\n"), "room is not what lacks"
+
+
+def test_a_run_folder_on_a_full_disk_is_left_as_it_was(tmp_path, monkeypatch):
+    def full(path, content):
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RunFolderError, match="No space left on device; choose another run_dir or make room"):
+        RunFolder(tmp_path / "run").create()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"samples", "checkpoints"}
 
 
 def test_a_run_of_another_config_is_not_gone_on_with(tiny):
@@ -118,7 +150,8 @@ def test_a_second_training_in_the_same_run_folder_is_refused(tiny, tmp_path):
 
 def test_a_length_that_the_run_has_already_passed_is_refused(tiny, tmp_path):
     train(*tiny, "train.length=2 steps")
-    assert "has 2 already" in refused(*tiny, "train.length=1 steps")
+    told = f"distgan: train.length is 1 steps, and {tmp_path / 'run'} has 2 steps already; give a longer one, or"
+    assert told in refused(*tiny, "train.length=1 steps")
     assert "length: 2 steps" in (tmp_path / "run" / "config.yaml").read_text()
 
 

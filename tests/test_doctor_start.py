@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -27,9 +28,10 @@ from distgan.data.index import open_shards
 from distgan.data.index_file import write_index
 from distgan.data.prepare import prepare
 from distgan.data.verify import targets_of
-from distgan.doctor import disk, processes, shards, steps
+from distgan.doctor import checkup, disk, processes, room, shards, step_rows, steps
 from distgan.doctor.checkup import check_start
 from distgan.doctor.table import Finding, Table, amount, merged
+from distgan.exit_status import LEFT_BEHIND
 from distgan.objectives import critic as critic_module
 from distgan.phases import Phases
 from distgan.runtime import Runtime
@@ -118,7 +120,7 @@ def test_a_fault_ends_all_processes_with_its_row_and_without_a_trace(tiny, tmp_p
     rows = table(done.stdout)
     assert done.returncode == 1 and rows["run_dir"] == (
         "NOT FINE",
-        f"{tmp_path / 'run'}: cannot be written: Not a directory; choose another run_dir or make room",
+        f"{tmp_path / 'run'}: cannot be written: Not a directory; choose another run_dir",
     )
     assert rows["gradients"][0] == "fine" and "distgan/" not in done.stderr.replace("distgan/cli.py", "")
 
@@ -245,6 +247,51 @@ def test_every_bad_shard_is_named(tiny, capsys, shapes_shards, tmp_path):
     assert re.search(rf"{tars[3]}: \d+\.\w+: ", text) and printed.err == ""
 
 
+def test_what_training_replaces_is_a_remark_as_far_as_its_limit(tiny, capsys, shapes_shards, tmp_path):
+    folder, tars = copied(shapes_shards, tmp_path)
+    words = [*tiny, f"data.shards={folder}", "data.bad_pictures=replace"]
+    change(folder, 64)
+    tars[0].write_bytes(tars[0].read_bytes()[:-20000])
+    lost = count_lost(folder)
+    assert 1 < lost < 64 and main(["doctor", *words, f"data.bad_limit={lost + 1}"]) == 0
+    verdict, text = table(capsys.readouterr().out)["pictures"]
+    assert (
+        verdict == "remark" and f"read: 2 bad; training takes others for them, {lost + 1} pictures so far, of" in text
+    )
+    assert f"{lost + 1} pictures are bad, more than data.bad_limit {lost}; " in ill(
+        capsys, [*words, f"data.bad_limit={lost}"], but="pictures"
+    )
+    assert main(["doctor", *words, f"data.bad_limit={lost - 1}"]) == 1
+    rows = table(capsys.readouterr().out)
+    told = (
+        f"{lost} of 256 pictures are lost, more than data.bad_limit {lost - 1}; copy it again, or raise data.bad_limit"
+    )
+    assert rows["shards"][0] == "NOT FINE" and told in rows["shards"][1] and "remark" not in rows["pictures"][0]
+    held_out = [f"data.bad_limit={lost - 1}", f"data.holdout={tars[0].name}"]
+    assert main(["doctor", *words, *held_out]) == 0, "nothing of it is trained on"
+
+
+def count_lost(folder: Path) -> int:
+    rows, size = np.load(folder / "samples.npy"), min(path.stat().st_size for path in folder.glob("*.tar"))
+    return int(((rows["shard"] == 0) & (rows["offset"].astype(int) + rows["size"] > size)).sum())
+
+
+def test_all_pictures_are_read_with_the_verdict_of_training(tiny, capsys, shapes_shards, tmp_path):
+    folder, tars = copied(shapes_shards, tmp_path)
+    words = ["doctor", "--data", *tiny, f"data.shards={folder}"]
+    change(folder, 64)
+    change(folder, 70)
+    assert main(words) == 1
+    assert main([*words, "data.bad_pictures=replace"]) == 0
+    assert "3; training takes others for them, 2 pictures so far, of data.bad_limit 100" in capsys.readouterr().out
+    assert main([*words, "data.bad_pictures=replace", "data.bad_limit=1"]) == 1
+    assert "2 pictures are bad, more than data.bad_limit 1; raise it" in capsys.readouterr().out
+    tars[2].unlink()
+    assert main([*words, "data.bad_pictures=replace"]) == 0, "64 more"
+    told = capsys.readouterr()
+    assert "66 pictures so far" in told.out and "would refuse" not in told.err
+
+
 def test_damage_that_leaves_the_size_is_found_at_both_ends(tiny, capsys, shapes_shards, tmp_path):
     folder, tars = copied(shapes_shards, tmp_path)
     change(folder, 64)
@@ -296,6 +343,8 @@ def test_resampled_shards_are_looked_at_without_an_index(tiny, capsys, shapes_sh
     tars[1].write_bytes(b"no tar" * 1000)
     text = ill(capsys, words, but="pictures")
     assert "1 bad" in text and f"{tars[1]}: not a tar" in text
+    assert main(["doctor", *words, "data.bad_pictures=replace"]) == 0
+    assert table(capsys.readouterr().out)["pictures"][0] == "remark"
 
 
 def test_more_images_in_a_batch_than_there_are_is_a_remark(tiny, capsys, tmp_path):
@@ -325,6 +374,115 @@ def test_too_little_memory_is_a_row_with_the_way_out(tiny, capsys, monkeypatch, 
     assert "a smaller train.batch_size" in ill(capsys, tiny, but="memory"), "batch norm cannot be split"
     text = ill(capsys, [*tiny, "generator.norm=layer", "train.micro_batch=12"], but="memory")
     assert "set train.micro_batch: 6, which changes nothing" in text and "memory" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (
+            ["train.batch_size=4000000", "generator.norm=layer"],
+            r"a step takes \d+ GB at least, \d+ kB of it for the networks, .*; use a smaller train.batch_size or more",
+        ),
+        (
+            ["train.batch_size=1000000", "generator.norm=layer"],
+            r"a step takes \d+ GB at least, .*; set train.micro_batch: \d+, which changes nothing",
+        ),
+        (
+            ["generator.width=16384", "generator.latent=8192"],
+            r"a step takes \d+ GB at least, \d+ GB of .*; use narrower",
+        ),
+    ],
+)
+def test_a_step_that_cannot_fit_is_told_and_not_tried(tiny, capsys, monkeypatch, settings, text):
+    monkeypatch.setattr(steps, "available_memory", lambda: 16 * 10**9)
+    monkeypatch.setattr(steps, "_take", lambda *_: pytest.fail("it would take all memory"))
+    assert main(["doctor", *tiny, *settings]) == 1
+    printed = capsys.readouterr().out
+    rows = table(printed)
+    assert re.match(text, rows["memory"][1]), printed
+    assert rows["memory"][0] == "NOT FINE" and rows["step"] == ("remark", "not tried, as it cannot fit")
+
+
+MEASURED = """
+import resource, sys
+from distgan.config import load_config
+from distgan.doctor.room import least
+from distgan.doctor.steps import _Steps
+from distgan.runtime import Runtime
+config = load_config(sys.argv[1:2], sys.argv[2:])
+steps = _Steps(config, Runtime(config))
+before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+steps.take(0)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print((peak - before) / (config.train.batch_size * least(config, 1, eager=True).image))
+"""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["train.batch_size=1500", "critic.width=16"],
+        ["train.batch_size=300", "generator={name: resnet, width: 16}", "critic={name: resnet, width: 16}"],
+    ],
+)
+def test_what_a_step_takes_at_the_least_is_no_more_than_it_takes_and_not_far_from_it(settings):
+    done = run([sys.executable, "-c", MEASURED, str(TINY), "train.critic_steps=1", *settings], cwd=ROOT)
+    assert 1 < float(done.stdout) < 4
+
+
+def test_the_least_is_known_for_every_family(tmp_path):
+    for path in sorted((ROOT / "configs").glob("*.yaml")):
+        config = load_config([path])
+        assert 0 < room.least(config, 1, eager=False).image <= room.least(config, 1, eager=True).image
+    many = load_config([TINY], ["data.classes=4", "critic.dropout=0.2", "critic.minibatch_std=4"])
+    found = room.least(many, 2, eager=True)
+    assert found.of(3) == found.networks + found.batch + 3 * found.image and found.batch == 8 * 3 * 32 * 32 * 5
+
+
+def test_a_step_that_may_fit_and_does_not_kills_nobody(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(steps, "available_memory", lambda: 10**8)
+    monkeypatch.setattr(checkup, "check_room", lambda *_: [])
+    text = ill(capsys, [*tiny, "train.batch_size=4096", "generator.norm=layer"], but="memory")
+    assert "too little memory for a step; set train.micro_batch: 2048" in text
+
+
+STUCK = """
+import sys
+from distgan.cli import main
+from distgan.doctor import steps
+steps.PATIENCE = 0.5
+sys.exit(main(["doctor", *sys.argv[1:]]))
+"""
+
+
+def test_a_step_in_the_middle_of_which_the_doctor_leaves_spoils_no_exit_status(tiny):
+    words = [*tiny, "train.batch_size=2048", "critic.width=64"]
+    done = run([sys.executable, "-c", STUCK, *words], cwd=ROOT)
+    assert "no end after 0.5 s" in done.stdout and done.stderr == ""
+
+
+def test_a_step_that_takes_long_is_told_and_given_up(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(steps, "TOLD", 0.1)
+    monkeypatch.setattr(steps, "PATIENCE", 0.5)
+    monkeypatch.setattr(steps, "_measure", lambda *_: time.sleep(2))
+    monkeypatch.setattr("distgan.cli.leave", lambda status, orderly: status)
+    assert main(["doctor", *tiny]) == 0
+    next(thread for thread in threading.enumerate() if thread.name == LEFT_BEHIND).join()
+    told = capsys.readouterr()
+    assert told.err == "trying a step of training, which takes its time\n"
+    text = "no end after 0.5 s: a step takes long here, and how long is not known"
+    assert table(told.out)["step"] == ("remark", text) and "memory" not in table(told.out)
+
+
+def test_a_time_that_leaves_none_to_train_is_a_remark(tiny, capsys, monkeypatch):
+    assert main(["doctor", *tiny, "train.max_time=23 h"]) == 0
+    assert "max_time" not in table(capsys.readouterr().out)
+    assert main(["doctor", *tiny, "train.max_time=59 s"]) == 0
+    verdict, text = table(capsys.readouterr().out)["max_time"]
+    assert verdict == "remark" and text.startswith("train.max_time 59 s is short: a start takes about")
+    taken = steps.Outcome(seconds=[100.0, 90.0])
+    short, long = (load_config([TINY], [f"train.max_time={limit}"]) for limit in ("5 min", "6 min"))
+    assert list(step_rows.time_rows(short, [taken], 5.0)) and not list(step_rows.time_rows(long, [taken], 5.0))
 
 
 def test_any_other_failure_of_a_step_is_a_row(tiny, capsys, monkeypatch):
@@ -359,7 +517,7 @@ def verdict_of(rank: int, fault: str, overrides: list[str]) -> tuple[int, list[F
         real(self, rows)
 
     Table.add = add
-    return check_start(load_config([TINY], overrides), "here"), kept
+    return check_start(load_config([TINY], overrides), "here", time.perf_counter()), kept
 
 
 def out_of_memory(self, *arguments):

@@ -9,7 +9,10 @@ import sys
 
 import pytest
 
+from distgan import exit_status as module
+from distgan.errors import DataError, Diverged
 from distgan.exit_status import exit_status
+from distgan.run_folder import RunFolder
 
 FAILING = """
 import os, sys, time
@@ -54,3 +57,31 @@ def test_a_full_disk_and_a_full_quota_are_one_line(capsys, number):
 
     assert exit_status(write) == 1
     assert capsys.readouterr().err == f"distgan: cannot write: {os.strerror(number)}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            DataError("a picture is gone\nand another"),
+            "a picture is gone\ndistgan: and another; the same command goes on",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "cannot write: No space left on device; the same command goes on",
+        ),
+        (Diverged("nothing is finite"), "nothing is finite"),
+    ],
+)
+def test_how_a_run_goes_on_after_a_failure_is_told_where_it_can(capsys, monkeypatch, tmp_path, error, told):
+    def fails():
+        raise error
+
+    folder = RunFolder(tmp_path)
+    monkeypatch.setattr(module, "way_on", folder.way_on)
+    exit_status(fails)
+    assert "the same command" not in capsys.readouterr().err, "there is no checkpoint"
+    for name in ("00000007", "00000012", ".00000020.part"):
+        (folder.checkpoints / name).mkdir(parents=True)
+    exit_status(fails)
+    assert capsys.readouterr().err == f"distgan: {told}{' from step 12' if 'goes on' in told else ''}\n"

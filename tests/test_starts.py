@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,19 +60,28 @@ def test_a_run_without_a_checkpoint_or_a_damaged_one_is_nothing_to_begin_with(ti
 
 def test_weights_of_another_network_are_refused(tiny, tmp_path):
     train(*tiny("first", "train.length=1 steps"))
-    done = train(*tiny("run", "critic.width=16"), "--init-from", tmp_path / "first", check=False)
-    assert done.returncode == 1 and "critic.safetensors: does not fit the network" in done.stderr
+    only = tmp_path / "first" / "checkpoints" / "00000001"
+    done = train(*tiny("run", "critic.width=16", "seed=3"), "--init-from", tmp_path / "first", check=False)
+    assert done.returncode == 2, "another run_dir would not help"
+    assert f"--init-from {only}: its weights do not fit the config; its run has critic.width=8 (" in done.stderr
+    shutil.copytree(only, tmp_path / "alone")
+    done = train(*tiny("run", "critic.width=16"), "--init-from", tmp_path / "alone", check=False)
+    assert done.returncode == 2 and "do not fit the config (" in done.stderr
 
 
 def test_a_run_leaves_before_its_time_is_up_and_goes_on(tiny, tmp_path):
     run = tmp_path / "run"
     arguments = tiny("run", "train.length=100000 steps")
-    train(*arguments, "train.max_time=15 s", processes=2)
+    done = train(*arguments, "train.max_time=15 s", processes=2)
     assert (run / "status").read_text() == "preempted\n"
     step = lines(run)[-1]["step"]
     assert (run / "checkpoints" / f"{step:08d}").is_dir()
-    train(*arguments, "train.max_time=1 s")
+    onward = "; the same command goes on from there\n"
+    assert f"\npreempted by train.max_time: {run}, step {step}; " in done.stderr and done.stderr.endswith(onward)
+    done = train(*arguments, "train.max_time=1 s")
     assert lines(run)[-1]["step"] == step + 1
+    remark = "train.max_time 1 s is too short for this run: it left time for 1 step"
+    assert done.stderr.endswith(f"\npreempted by train.max_time: {run}, step {step + 1}; {remark}{onward}")
 
 
 def test_the_best_checkpoint_stays(tiny, tmp_path):
@@ -94,6 +104,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_gives_the_same_end(tin
     assert done.stderr.count(f"distgan: checkpoint {critic}: damaged: ") == 1 and "; using 00000006" in done.stderr
     assert_same_weights(tmp_path / "calm", tmp_path / "run", 12)
     assert [line["step"] for line in lines(tmp_path / "run")] == list(range(1, 13))
+
+
+def test_a_preempted_run_that_has_nothing_to_go_on_from_has_failed(tiny, tmp_path):
+    train(*tiny("run", "train.length=2 steps"))
+    (tmp_path / "run" / "status").write_text("preempted\n")
+    (tmp_path / "run" / "checkpoints" / "00000002" / "manifest.json").unlink()
+    assert train(*tiny("run"), check=False).returncode == 1
+    assert (tmp_path / "run" / "status").read_text() == "failed\n"
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_stays_as_it_is(tiny, tmp_path):

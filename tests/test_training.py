@@ -81,6 +81,7 @@ def test_a_signal_to_one_of_two_processes_makes_all_save_and_the_next_start_goes
     step = lines(run)[-1]["step"]
     assert (run / "status").read_text() == "preempted\n" and step < 40
     assert (run / "checkpoints" / f"{step:08d}").is_dir()
+    assert f"\npreempted by SIGUSR1: {run}, step {step}; the same command goes on from there\n" in errors
     train(*arguments, processes=2)
     assert (run / "status").read_text() == "finished\n"
     assert [line["step"] for line in lines(run)] == list(range(1, 41))
@@ -228,6 +229,13 @@ def test_a_run_that_diverges_stops_before_it_spoils_its_checkpoints(tiny, tmp_pa
     done = train(*tiny("run", *wild), check=False)
     assert done.returncode == 1 and "is not finite" in done.stderr and "Traceback" not in done.stderr
     assert (tmp_path / "run" / "status").read_text() == "failed\n"
+
+
+def test_one_whose_every_update_is_skipped_says_whether_there_is_a_checkpoint(tiny, tmp_path):
+    wild = ["critic.optimizer.lr=1e30", "train.bad_numbers=skip", "train.critic_steps=30", "train.length=3 steps"]
+    done = train(*tiny("run", *wild), check=False)
+    assert done.returncode == 1 and "updates of the critic in a row" in done.stderr
+    assert done.stderr.endswith(". Try a lower learning rate; there is no checkpoint yet\n")
 
 
 def test_compiled_training_follows_the_eager_one(tiny, tmp_path):

@@ -125,8 +125,8 @@ def test_kill_9_of_a_worker_with_max_restarts_goes_on_to_the_same_bits(tiny, tmp
     os.kill(training.ranks[1], signal.SIGKILL)
     errors = training.ends(120)
     assert training.launcher.returncode == 0, errors
-    (line,) = told(errors)
-    assert f"process 1 (pid {training.ranks[1]} on" in line
+    line, *_ = told(errors)
+    assert f"process 1 (pid {training.ranks[1]} on" in line and "the same command goes on from step" in errors
     assert (tmp_path / "killed" / "status").read_text() == "finished\n"
     assert [line["step"] for line in lines(tmp_path / "killed")] == list(range(1, 81))
     assert_same_weights(tmp_path / "calm", tmp_path / "killed", 80)
@@ -160,7 +160,8 @@ def test_a_read_that_hangs_ends_the_run_with_all_stacks_and_a_slow_one_does_not(
     training = launched(words)
     training.reaches(tmp_path / "run", 8)
     errors = training.ends()
-    (line,) = told(errors)
+    line, onward = told(errors)
+    assert onward == "distgan: the same command goes on from step 8"
     assert f"process 1 (pid {training.ranks[1]} on" in line and "has stopped moving" in line
     assert "step 9, critic update 1: reading the batch" in line
     assert "in hanging\n" in errors and "[process 1]     time.sleep(600)" in errors

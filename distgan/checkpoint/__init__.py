@@ -4,7 +4,7 @@
 the folder is whole, `retention` which folders stay, `writer` the thread that writes them.
 """
 
-from distgan.checkpoint.files import load, load_network, load_weights, newest_complete, save, steps_in
+from distgan.checkpoint.files import Misfit, load, load_network, load_weights, newest_complete, save, steps_in
 from distgan.checkpoint.manifest import MANIFEST, Damaged, seal, verify
 from distgan.checkpoint.retention import kept, prune, sweep
 from distgan.checkpoint.snapshot import Snapshots
@@ -17,6 +17,7 @@ __all__ = [
     "GENERATOR_EMA",
     "MANIFEST",
     "Damaged",
+    "Misfit",
     "Progress",
     "Snapshots",
     "TrainState",

@@ -19,9 +19,18 @@ from distgan.checkpoint.manifest import MANIFEST, Damaged, seal, verify
 from distgan.checkpoint.snapshot import TENSORS, Snapshot, Snapshots
 from distgan.checkpoint.state import CRITIC, GENERATOR, GENERATOR_EMA, Progress, TrainState, load_optimizer
 from distgan.errors import UserError
-from distgan.files import sha256_of, sync_folder
+from distgan.files import sha256_of, sync_folder, with_usual_mode
 
 _RECORD = "state.json"
+
+
+class Misfit(UserError):
+    """Weights of another network: the file, and what torch says of it."""
+
+    def __init__(self, path: Path, detail: str) -> None:
+        text = f"{path}: does not fit the network of the config; use the config of the run, or another run_dir"
+        super().__init__(f"{text} ({detail})")
+        self.detail = detail
 
 
 def save(folder: Path, state: TrainState, extra: dict[str, Tensor]) -> None:
@@ -41,7 +50,8 @@ def write(folder: Path, snapshot: Snapshot, before: Callable[[int], None] = lamb
         part.mkdir(parents=True)
         snapshot.wait()
         for name, tensors in snapshot.files.items():
-            save_file({key: _contiguous(tensor) for key, tensor in tensors.items()}, part / name)
+            with with_usual_mode(part / name):
+                save_file({key: _contiguous(tensor) for key, tensor in tensors.items()}, part / name)
         (part / _RECORD).write_text(json.dumps(snapshot.record, indent=1))
         seal(part, snapshot.step)
         before(snapshot.step)
@@ -141,10 +151,7 @@ def load_network(path: Path, network: nn.Module) -> None:
     try:
         network.load_state_dict(_read(path))
     except RuntimeError as error:
-        detail = str(error).strip().splitlines()[-1].strip()
-        raise UserError(
-            f"{path}: does not fit the network of the config; use the config of the run, or another run_dir ({detail})"
-        ) from None
+        raise Misfit(path, str(error).strip().splitlines()[-1].strip()) from None
 
 
 def _contiguous(tensor: Tensor) -> Tensor:

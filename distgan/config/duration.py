@@ -45,31 +45,36 @@ class Duration:
         return self.amount * _SECONDS[self.unit] if self.unit in _SECONDS else None
 
 
-def parse_duration(value: Any) -> Duration:
-    """A Duration from its text. Raises ValueError naming the form."""
+_ANY = 'a duration: a number and a unit, such as "20 steps", "500 kimg" or "15 min"'
+_PROGRESS = 'a duration in steps or kimg, such as "20 steps" or "500 kimg"'
+_TIME = 'a wall-clock time: a number and s, min or h, such as "90 s", "15 min" or "23 h"'
+
+
+def parse_duration(value: Any, form: str = _ANY) -> Duration:
+    """A Duration from its text. Raises ValueError naming the `form`."""
     if isinstance(value, Duration):
         return value
     match = _FORM.fullmatch(value) if isinstance(value, str) else None
     if not match or match[2] not in _UNITS:
-        raise ValueError('a duration: a number and a unit, such as "20 steps", "500 kimg" or "15 min"')
+        raise ValueError(form)
     if float(match[1]) == 0:
-        raise ValueError('a duration longer than nothing, such as "1 steps"')
+        raise ValueError(f"longer than nothing: {form}")
     return Duration(float(match[1]), _UNITS[match[2]])
 
 
 def _parse_progress(value: Any) -> Duration:
-    duration = parse_duration(value)
+    duration = parse_duration(value, _PROGRESS)
     if duration.seconds is not None:
-        raise ValueError('a duration in steps or kimg, such as "20 steps" or "500 kimg"')
+        raise ValueError(_PROGRESS)
     if duration.unit == "steps" and duration.amount != int(duration.amount):
         raise ValueError("a whole number of steps")
     return duration
 
 
 def _parse_time(value: Any) -> Duration:
-    duration = parse_duration(value)
+    duration = parse_duration(value, _TIME)
     if duration.seconds is None:
-        raise ValueError('a wall-clock time, such as "90 s", "15 min" or "23 h"')
+        raise ValueError(_TIME)
     return duration
 
 

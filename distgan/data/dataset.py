@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 from distgan.config.schema import Data
 from distgan.data.index import ShardSet, check_against, open_shards
 from distgan.data.indexing import Caching, default_caching
+from distgan.data.lost import lost_pictures
 from distgan.data.place import Place
 from distgan.data.specs import named_shards
 from distgan.data.urls import check_url, is_remote, shown
-from distgan.errors import ConfigError
+from distgan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +60,9 @@ def open_dataset(data: Data) -> Dataset:
     shards = open_shards(data.shards, caching, lenient=data.bad_pictures == "replace")
     check_against(shards, data.resolution, data.channels, data.classes, data.fit)
     _check_cache(shards, data, caching)
-    return Indexed(data, shards, caching)
+    opened = Indexed(data, shards, caching)
+    _check_lost(opened)
+    return opened
 
 
 def caching_of(data: Data) -> Caching:
@@ -83,6 +87,14 @@ class Indexed:
 
         return split(self.shards, self.data.holdout)
 
+    @cached_property
+    def lost(self) -> int:
+        """Pictures to train on that are known to be gone with their shards."""
+        if not self.shards.faults:
+            return 0
+        lost = lost_pictures(self.shards)
+        return len(lost) if not self.data.holdout else len(set(lost.tolist()) & set(self.split.train.tolist()))
+
     def summary(self) -> str:
         text = f"{self.shards.count} pictures in {len(self.shards.shards)} shards"
         if self.data.stage and self.shards.paths:
@@ -93,13 +105,11 @@ class Indexed:
 
     def _faults(self) -> str:
         """What is to be said of shards that are not as their index says, and opened all the same; mostly nothing."""
-        faults = self.shards.faults
-        if not faults:
+        if not self.shards.faults:
             return ""
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         return (
-            f"\nwarning    {faults[0]}{more}; what cannot be read is replaced by other pictures, data.bad_limit "
-            f"{self.data.bad_limit} at most"
+            f"\nwarning    {_told(self.shards.faults)}; what cannot be read is replaced by other pictures, "
+            f"data.bad_limit {self.data.bad_limit} at most"
         )
 
     def _warning(self) -> str:
@@ -256,6 +266,20 @@ def classes_in_windows(shards: ShardSet, window: int) -> tuple[float, int]:
     labels = shards.samples["label"]
     of_shard = [set(np.unique(labels[a:b]).tolist()) for a, b in pairwise(shards.starts.tolist())]
     return window * sum(map(len, of_shard)) / len(of_shard), len(set().union(*of_shard))
+
+
+def _told(faults: Sequence[str]) -> str:
+    return faults[0] + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
+
+
+def _check_lost(opened: Indexed) -> None:
+    """Raises `DataError` where more pictures are gone with their shards than a run would replace."""
+    lost, limit = opened.lost, opened.data.bad_limit
+    if lost > limit:
+        raise DataError(
+            f"{_told(opened.shards.faults)}: {lost} of {opened.shards.count} pictures are lost, more than "
+            f"data.bad_limit {limit}; copy it again, or raise data.bad_limit to {lost} or more"
+        )
 
 
 def _check_cache(shards: ShardSet, data: Data, caching: Caching) -> None:

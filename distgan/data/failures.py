@@ -15,6 +15,10 @@ from distgan.errors import DataError, ReadError
 
 ATTEMPTS = 10  # without a new byte
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds between attempts; doubled each time
+MADE_ANEW = (
+    "or make it anew: prepared shards with `distgan prepare --overwrite`, the index of others with `distgan index`"
+)
+"""The way out where a shard is not what its index says and no other copy has come."""
 POLL = 0.1  # seconds until a `stop` is noticed
 NETWORK_ERRORS = (
     "ClientConnectionError",

@@ -135,7 +135,7 @@ def check_against(shards: ShardSet, resolution: int, channels: int, classes: int
 
 
 def _or_crop(wrong: list) -> str:
-    return ", or data.fit: crop (resizes while reading)" if any(key == "data.resolution" for key, *_ in wrong) else ""
+    return ", or data.fit: crop (resizes while reading)" if [key for key, *_ in wrong] == ["data.resolution"] else ""
 
 
 def _open_group(source: str, places: Sequence[str], caching: Caching, lenient: bool) -> ShardSet:

@@ -188,7 +188,7 @@ class _Bad:
         if (found := len(self.names)) > self._limit:
             raise ReadError(
                 f"{text}; with it {found} pictures or shards are bad, more than data.bad_limit {self._limit}; make "
-                "them again"
+                "them again, or raise data.bad_limit"
             )
         return True
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from distgan.data.cache import RemoteShard, ShardCache
-from distgan.data.failures import LOST, ShardLost
+from distgan.data.failures import LOST, MADE_ANEW, ShardLost
 from distgan.data.index import Shard
 from distgan.data.urls import shown
 from distgan.errors import ReadError
@@ -140,7 +140,7 @@ class Shelf:
         if size != shard.bytes and not self._any_size:
             os.close(descriptor)
             reason = f"the shard has {size} bytes, and {shard.bytes} when it was indexed"
-            raise ShardLost(shard.place, reason, "copy it again, or index it anew with `distgan index`")
+            raise ShardLost(shard.place, reason, f"copy it again, {MADE_ANEW}")
         return descriptor
 
     def unreadable(self, number: int, error: OSError) -> ReadError:

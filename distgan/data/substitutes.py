@@ -82,7 +82,7 @@ class Substitutes:
         if found > self._limit:
             raise ReadError(
                 f"{named()}; with it {found} pictures are bad, more than data.bad_limit {self._limit}; look at the "
-                "shards with `distgan doctor --data`, and make them again"
+                "shards with `distgan doctor --data` and make them again, or raise data.bad_limit"
             )
         if news:
             text = f"{named()}; replaced by another" if lost is None else self._of_shard(sample, lost)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from distgan.data.failures import MADE_ANEW
 from distgan.data.headers import picture_size
 from distgan.data.index import Shard, ShardSet, open_shards
 from distgan.data.index_file import INDEX_FILE, SAMPLES_FILE, read_index, read_samples
@@ -71,6 +72,8 @@ class Report:
     bytes: int = 0
     encodings: Counter = field(default_factory=Counter)
     bad: int = 0
+    unreadable: int = 0
+    """Pictures that cannot be read, of local shards only those in files that can be opened."""
     faults: list[Fault] = field(default_factory=list)
     """The first `KEPT` of the `bad`."""
 
@@ -208,22 +211,24 @@ class _Examiner:
                 rows = self._rows(name, shard, samples, descriptor, sound)
             for looked, reason in enumerate(self._pictures(descriptor, rows, encodings), 1):
                 if reason:
-                    self._note(Fault(name, members(int(rows["offset"][looked - 1])), reason))
+                    self._note(Fault(name, members(int(rows["offset"][looked - 1])), reason), pictures=1)
                 if samples is not None and self._progress.unit == "pictures":
                     self._progress.advance(1)
         except DataError as error:  # the shard as a whole; its pictures are moot
-            self._note(Fault(name, "", str(error).removeprefix(f"{name}: ")))
+            self._note(Fault(name, "", str(error).removeprefix(f"{name}: ")), pictures=shard.samples * shard.is_remote)
         except OSError as error:
-            self._note(Fault(name, "", f"cannot be read: {error.strerror}"))
+            self._note(Fault(name, "", f"cannot be read: {error.strerror}"), pictures=shard.samples * shard.is_remote)
         finally:
             self._shelf.give_up([number])
         with self._lock:
             self.report.encodings += encodings
         self._progress.advance(1 if self._progress.unit == "shards" else len(samples) - looked)
 
-    def _note(self, fault: Fault) -> None:
+    def _note(self, fault: Fault, pictures: int = 0) -> None:
+        """Puts down a fault, and how many `pictures` cannot be read for it."""
         with self._lock:
             self.report.bad += 1
+            self.report.unreadable += pictures
             if len(self.report.faults) < KEPT:
                 self.report.faults.append(fault)
             if not self._only_ends:
@@ -271,7 +276,7 @@ class _Examiner:
             os.lseek(descriptor, 0, os.SEEK_SET)
             samples = scan_tar(descriptor, called=name)
         if len(samples) and (more := picture_after(descriptor, int(samples[-1]["offset"] + samples[-1]["size"]))):
-            self._note(Fault(name, more, "comes after the last picture of its index; index the shard anew"))
+            self._note(Fault(name, more, f"comes after the last picture of its index; {MADE_ANEW}"))
         return samples[[0, -1]] if len(samples) > 1 else samples
 
     def _pictures(self, descriptor: int, rows: np.ndarray, encodings: Counter) -> Iterator[str | None]:

@@ -14,8 +14,9 @@ from distgan.config import Config
 from distgan.doctor.disk import check_disk
 from distgan.doctor.folder import check_folder
 from distgan.doctor.processes import Processes
+from distgan.doctor.room import check_room
 from distgan.doctor.shards import check_shards
-from distgan.doctor.step_rows import step_rows
+from distgan.doctor.step_rows import step_rows, time_rows
 from distgan.doctor.steps import RUNNING, try_steps
 from distgan.doctor.table import FINE, NOT_FINE, REMARK, Finding, Table
 from distgan.doctor.tracking_key import check_tracking
@@ -24,12 +25,12 @@ from distgan.runtime import Runtime, launched_processes
 from distgan.shared_folder import blind
 
 
-def check_start(config: Config, name: str) -> int:
+def check_start(config: Config, name: str, began: float) -> int:
     """Prints the table, on the main process. Returns 0 when all is fine, else 1, on all processes alike.
 
-    Every process calls it. Raises ConfigError where the processes could not even come together.
+    `began`: time.perf_counter() of the command. Every process calls it. Raises ConfigError where the processes could
+    not even come together.
     """
-    started = time.perf_counter()
     runtime, refusal = _come_up(config)
     processes = Processes(runtime)
     table = Table(prints=processes.is_main)
@@ -38,8 +39,8 @@ def check_start(config: Config, name: str) -> int:
     table.add(processes.rows())
     for findings in _looked_at(config, runtime, processes):
         table.add(processes.merged(findings))
-    is_stuck = _add_step(config, runtime, processes, table)
-    table.close(time.perf_counter() - started)
+    is_stuck = _add_step(config, runtime, processes, table, began)
+    table.close(time.perf_counter() - began)
     processes.gather("")  # the table is whole before any leaves: the launcher then ends the others
     if runtime is not None and not is_stuck:
         runtime.close()
@@ -88,13 +89,18 @@ def _attempt(what: str, check: Callable[[], list[Finding]]) -> list[Finding]:
         return [Finding(what, NOT_FINE, f"{place}{error.strerror or error}; look at the disk")]
 
 
-def _add_step(config: Config, runtime: Runtime | None, processes: Processes, table: Table) -> bool:
+def _add_step(config: Config, runtime: Runtime | None, processes: Processes, table: Table, began: float) -> bool:
     """Whether a process is left in the middle of its step."""
     if runtime is None:
         table.add([Finding("step", REMARK, "not tried with this config")])
         return False
+    started, outcomes = time.perf_counter() - began, []
+    table.add(processes.merged(check_room(config, runtime)))
+    if table.is_ill("memory"):
+        table.add([Finding("step", REMARK, "not tried, as it cannot fit"), *time_rows(config, outcomes, started)])
+        return False
     if processes.is_main and runtime.compiles:
         print("compiling for a step, which can take minutes", file=sys.stderr, flush=True)
     outcomes = try_steps(config, runtime, processes)
-    table.add(step_rows(outcomes, config, runtime, processes.hosts))
+    table.add([*step_rows(outcomes, config, runtime, processes.hosts), *time_rows(config, outcomes, started)])
     return any(outcome.state == RUNNING for outcome in outcomes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 from distgan.config import load_config, process_conflicts, raise_mistakes
 
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 when everything that was asked for is fine, else 1, on every process. Raises UserError."""
+    began = time.perf_counter()
     from distgan.doctor.equality import parity
     from distgan.doctor.reading import data
 
@@ -41,4 +43,4 @@ def run(args: argparse.Namespace) -> int:
 
     from distgan.doctor.checkup import check_start
 
-    return check_start(config, name)
+    return check_start(config, name, began)

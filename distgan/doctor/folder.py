@@ -9,8 +9,8 @@ from distgan.config import Config
 from distgan.doctor.table import FINE, NOT_FINE, REMARK, Finding
 from distgan.errors import UserError
 from distgan.files import refused
-from distgan.resuming import check_resumable
-from distgan.run_folder import RunFolder
+from distgan.resuming import check_resumable, longer_than_asked
+from distgan.run_folder import RunFolder, unwritable
 from distgan.shared_folder import not_shared
 
 WHAT = "run_dir"
@@ -20,9 +20,8 @@ def check_folder(config: Config, unseeing: Collection[str] = ()) -> list[Finding
     """Looks without changing anything. `unseeing`: the processes for which it is another folder."""
     folder = RunFolder(config.run_dir)
     for path in (folder.path, folder.samples, folder.checkpoints):
-        if why := refused(path):
-            text = f"{path}: cannot be written: {why}; choose another run_dir or make room"
-            return [Finding(WHAT, NOT_FINE, text)]
+        if error := refused(path):
+            return [Finding(WHAT, NOT_FINE, f"{path}: {unwritable(error)}")]
     troubles = [Finding(WHAT, NOT_FINE, not_shared(folder.path, unseeing))] if unseeing else []
     if folder.is_locked():
         troubles.append(
@@ -43,9 +42,7 @@ def _progress(folder: RunFolder, config: Config) -> list[Finding]:
         return [Finding(WHAT, FINE, f"{folder.path}: " + ("no checkpoint yet" if folder.path.exists() else "new"))]
     step = int(newest.name)
     if step > total:
-        length = f"train.length {config.train.length} is {total}"
-        text = f"{folder.path} has {step} steps already, and {length}; give a longer one, or another run_dir"
-        return [Finding(WHAT, NOT_FINE, text)]
+        return [Finding(WHAT, NOT_FINE, longer_than_asked(folder, config, step))]
     if step == total:
         text = f"{folder.path} has its {total} steps already; with a longer train.length it goes on"
     else:

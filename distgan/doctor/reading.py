@@ -27,6 +27,12 @@ def data(config: Config, name: str) -> int:
     elif refused is None:
         targets = targets._replace(resolution=settings.resolution)
     report = verify(targets, caching, settings.threads)
+    ill = bool(report.bad or refused)
+    faults = str(report.bad or "none")
+    if report.bad and refused is None and settings.bad_pictures == "replace":
+        bad = report.unreadable + (opened.lost if isinstance(opened, Indexed) else 0)
+        ill = bad > settings.bad_limit
+        faults += f"; {replacing(bad, settings.bad_limit)}"
     classes = f"{len(targets.classes)}, {settings.classes} in the config" if targets.classes else "none"
     rows = {
         "pictures": report.pictures,
@@ -34,10 +40,17 @@ def data(config: Config, name: str) -> int:
         "bytes": f"{report.bytes / 1e6:.1f} MB",
         "encoding": ", ".join(f"{count} {what}" for what, count in report.encodings.most_common()) or "none",
         "classes": classes,
-        "faults": report.bad or "none",
+        "faults": faults,
     }
     print(f"{name}: {opened.summary() if opened else 'the shards cannot be used'}\n")
     print("\n".join(f"{what:8}  {found}" for what, found in rows.items()), flush=True)
     if refused is not None:
         print(f"distgan: training would refuse these shards: {refused}", file=sys.stderr)
-    return int(bool(report.bad or refused))
+    return int(ill)
+
+
+def replacing(bad: int, limit: int) -> str:
+    """What training does with so many bad pictures where data.bad_pictures is replace."""
+    if bad > limit:
+        return f"{bad} pictures are bad, more than data.bad_limit {limit}; raise it, or make these again"
+    return f"training takes others for them, {bad} pictures so far, of data.bad_limit {limit}"

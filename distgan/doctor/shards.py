@@ -16,6 +16,7 @@ from distgan.data.reader import Pictures
 from distgan.data.shelf import Shelf
 from distgan.data.tiers import tier_of
 from distgan.data.verify import Targets, named_targets, targets_of, verify
+from distgan.doctor.reading import replacing
 from distgan.doctor.table import FINE, NOT_FINE, REMARK, Finding, amount
 from distgan.doctor.unindexed import check_beginnings
 from distgan.errors import UserError
@@ -37,7 +38,7 @@ def check_shards(config: Config, device: torch.device) -> list[Finding]:
         opened, refused = None, [Finding("shards", NOT_FINE, str(error))]
     if isinstance(opened, Unindexed):
         return [Finding("shards", FINE, opened.summary()), *check_beginnings(opened)]
-    rows = refused or [Finding("shards", FINE, f"{opened.summary()}, {_kind(config.data)}")]
+    rows = refused or [_opened(opened, config.data)]
     try:
         rows += _ends(opened, config.data)
         rows += _amounts(opened, config, device) if isinstance(opened, Indexed) else []
@@ -47,9 +48,11 @@ def check_shards(config: Config, device: torch.device) -> list[Finding]:
     return rows
 
 
-def _kind(data: Data) -> str:
+def _opened(opened: Indexed, data: Data) -> Finding:
+    what, *warnings = opened.summary().splitlines()
     labels = f", {data.classes} classes" if data.classes else ""
-    return f"{data.resolution} x {data.resolution} x {data.channels}{labels}"
+    text = f"{what}, {data.resolution} x {data.resolution} x {data.channels}{labels}"
+    return Finding("shards", REMARK if opened.shards.faults else FINE, "\n".join([text, *warnings]))
 
 
 def _ends(opened: Dataset | None, data: Data) -> list[Finding]:
@@ -66,8 +69,12 @@ def _ends(opened: Dataset | None, data: Data) -> list[Finding]:
     if not report.bad:
         return [Finding("pictures", FINE, f"first and last of {which} read: {found}, all sound")]
     kept = "" if report.bad == len(report.faults) else f", of which the first {len(report.faults)}"
-    head = f"first and last of {which} read: {report.bad} bad{kept}; make these again, or copy them again"
-    return [Finding("pictures", NOT_FINE, "\n".join([head, *map(str, report.faults)]))]
+    verdict, advice = NOT_FINE, "make these again, or copy them again"
+    if isinstance(opened, Indexed) and data.bad_pictures == "replace":
+        bad = report.unreadable + opened.lost
+        verdict, advice = REMARK if bad <= data.bad_limit else NOT_FINE, replacing(bad, data.bad_limit)
+    head = f"first and last of {which} read: {report.bad} bad{kept}; {advice}"
+    return [Finding("pictures", verdict, "\n".join([head, *map(str, report.faults)]))]
 
 
 def _some(targets: Targets) -> Targets:

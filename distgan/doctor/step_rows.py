@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from distgan.config import Config, process_conflicts
-from distgan.doctor.steps import DONE, FAILED, NO_MEMORY, RUNNING, Outcome
+from distgan.config import Config
+from distgan.doctor.steps import DONE, FAILED, NO_MEMORY, RUNNING, Outcome, patience
 from distgan.doctor.table import FINE, NOT_FINE, REMARK, Finding, amount, named
+from distgan.doctor.way_out import smaller
+from distgan.periodic import TimeLimit
 from distgan.runtime import Runtime
 
 _NEARLY_ALL = 0.9
 _LISTED = 3
+_SHORT = 60.0
+"""Seconds of train.max_time that are hardly meant."""
 
 
 def step_rows(outcomes: Sequence[Outcome], config: Config, runtime: Runtime, hosts: Sequence[str]) -> list[Finding]:
@@ -25,11 +29,14 @@ def _failures(outcomes: Sequence[Outcome], config: Config, runtime: Runtime, hos
     for rank, outcome in enumerate(outcomes):
         by_state.setdefault(outcome.state, []).append(rank)
     if short := by_state.get(NO_MEMORY):
-        text = f"{_who(short, hosts)}too little memory for a step; {_smaller(config, runtime)}"
+        text = f"{_who(short, hosts)}too little memory for a step; {smaller(config, runtime)}"
         yield Finding("memory", NOT_FINE, f"{text}\n{outcomes[short[0]].error}")
     for rank in by_state.get(FAILED, []):
         yield Finding("step", NOT_FINE, f"{_who([rank], hosts)}{outcomes[rank].error}")
-    if not short and FAILED not in by_state:
+    if not short and FAILED not in by_state and runtime.world_size == 1:
+        text = f"no end after {patience(config, runtime):g} s: a step takes long here, and how long is not known"
+        yield Finding("step", REMARK, text)
+    elif not short and FAILED not in by_state:
         stuck = _who(by_state[RUNNING], hosts)
         yield Finding(
             "step",
@@ -78,14 +85,15 @@ def _who(ranks: Sequence[int], hosts: Sequence[str]) -> str:
     return f"{named(ranks, hosts)}: " if len(hosts) > 1 else ""
 
 
-def _smaller(config: Config, runtime: Runtime) -> str:
-    """What to set so that a step takes about half of the memory."""
-    train = config.train
-    local = train.batch_size // runtime.world_size
-    group = getattr(config.critic, "minibatch_std", 0) or 1
-    half = min(train.micro_batch or local, local) // 2 // group * group
-    if half:
-        smaller = config.model_copy(update={"train": train.model_copy(update={"micro_batch": half})})
-        if not process_conflicts(smaller, runtime.world_size):
-            return f"set train.micro_batch: {half}, which changes nothing in what is learned"
-    return "use more processes, a smaller train.batch_size or narrower networks"
+def time_rows(config: Config, outcomes: Sequence[Outcome], started: float) -> Iterator[Finding]:
+    """A remark where train.max_time leaves no time to train; `started`: seconds that a start takes before its first
+    step. Without an outcome by that alone."""
+    limit = config.train.max_time
+    if limit is None:
+        return
+    step = max((outcome.seconds[0] for outcome in outcomes if outcome.seconds), default=0.0)
+    if limit.seconds > max(_SHORT, started + 3 * step + TimeLimit.CLOSING):  # a start leaves two steps early
+        return
+    took = f" and {step:.2g} s for the first step" if step else ""
+    text = f"train.max_time {limit} is short: a start takes about {started:.0f} s{took}, and {TimeLimit.CLOSING:.0f} s"
+    yield Finding("max_time", REMARK, f"{text} are kept for its end, so it may leave after a step or few")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -20,6 +23,7 @@ from distgan.config import Config
 from distgan.data.memory import available_memory
 from distgan.doctor.processes import Processes
 from distgan.errors import UserError
+from distgan.exit_status import LEFT_BEHIND
 from distgan.phases import Inputs, Phases
 from distgan.runtime import Runtime
 from distgan.schedules import ema_decay
@@ -28,9 +32,13 @@ RUNNING, DONE, FAILED, NO_MEMORY = "running", "done", "failed", "out of memory"
 
 GRACE = 5.0
 """Seconds in which others may fail too once a process has; the rest wait for it in vain."""
+TOLD = 5.0
+"""Seconds after which it is told that a step is being tried."""
+PATIENCE, PATIENCE_COMPILING = 60.0, 600.0
+"""Seconds after which one process, which waits for no other, is asked for no more."""
 _PAUSES = (0.02, 0.5)
 """Seconds between two questions how far all are: at first, and at most."""
-_MEMORY = ("can't allocate memory", "out of memory", "alloc_failed")
+_MEMORY = ("can't allocate memory", "out of memory", "alloc_failed", "bad_alloc")
 
 
 @dataclass
@@ -57,24 +65,35 @@ def try_steps(config: Config, runtime: Runtime, processes: Processes) -> list[Ou
     for it in a reduction: their thread is then left behind, and the process must leave without an orderly end.
     """
     outcome = Outcome()
-    thread = threading.Thread(target=_take, args=(config, runtime, outcome), name="steps", daemon=True)
+    thread = threading.Thread(target=_take, args=(config, runtime, outcome), name=LEFT_BEHIND, daemon=True)
     thread.start()
-    waited, failed, pause = 0.0, 0.0, _PAUSES[0]
+    waited, failed, told, pause = 0.0, 0.0, not processes.is_main, _PAUSES[0]
     while True:  # every process counts the same pauses, so that all give up at once
         thread.join(pause)
         found = [Outcome(**json.loads(text)) for text in processes.gather(json.dumps(asdict(outcome)))]
         states = {each.state for each in found}
         waited, failed = waited + pause, failed + pause * bool(states & {FAILED, NO_MEMORY})
-        if RUNNING not in states or failed > GRACE or waited > config.train.stuck_after.seconds:
+        if RUNNING not in states or failed > GRACE or waited > patience(config, runtime):
             return found
+        if waited > TOLD and not told:
+            told = True
+            print("trying a step of training, which takes its time", file=sys.stderr, flush=True)
         pause = min(1.2 * pause, _PAUSES[1])
+
+
+def patience(config: Config, runtime: Runtime) -> float:
+    """Seconds that the steps may take: as training would wait for a process that others wait for."""
+    if runtime.world_size > 1:
+        return config.train.stuck_after.seconds
+    return PATIENCE_COMPILING if runtime.compiles else PATIENCE
 
 
 def _take(config: Config, runtime: Runtime, outcome: Outcome) -> None:
     try:
         if runtime.device.type == "cuda":
             torch.cuda.set_device(runtime.device)  # each thread has its own
-        _measure(config, runtime, outcome)
+        with _in_memory(runtime):
+            _measure(config, runtime, outcome)
         outcome.state = DONE
     except Exception as error:  # noqa: BLE001  told by the thread that prints the table
         outcome.error = f"{type(error).__name__}: {str(error).strip() or 'without a word'}".splitlines()[0]
@@ -89,7 +108,7 @@ def _take(config: Config, runtime: Runtime, outcome: Outcome) -> None:
 
 def _measure(config: Config, runtime: Runtime, outcome: Outcome) -> None:
     """Two steps: the optimisers have their memory from the first on. Compiled, three: the second may compile anew."""
-    outcome.room = _room(runtime)
+    outcome.room = room_of(runtime)
     steps = _Steps(config, runtime)
     for number in range(3 if runtime.compiles else 2):
         started = time.perf_counter()
@@ -147,7 +166,22 @@ def _is_finite(parameter: nn.Parameter, *, judges_gradient: bool) -> bool:
     return bool(parameter.isfinite().all()) and (gradient is None or bool(gradient.isfinite().all()))
 
 
-def _room(runtime: Runtime) -> int:
+@contextlib.contextmanager
+def _in_memory(runtime: Runtime) -> Iterator[None]:
+    """On a CPU what has no room in memory is refused: else the system would kill a process, perhaps this one."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    if runtime.device.type == "cpu":
+        taken = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+        most = taken + available_memory() // runtime.local_size
+        if before[1] == resource.RLIM_INFINITY or most < before[1]:
+            resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def room_of(runtime: Runtime) -> int:
     """Bytes that this process may have of its device, or of the machine, whose processes share alike."""
     if runtime.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(runtime.device)

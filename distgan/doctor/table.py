@@ -82,6 +82,10 @@ class Table:
             for line in more:
                 self.line(f"{'':21}{line}")
 
+    def is_ill(self, what: str) -> bool:
+        """Whether a row of this thing is NOT FINE."""
+        return what in self._ill
+
     @property
     def status(self) -> int:
         """0 when nothing is NOT FINE, else 1."""

@@ -13,7 +13,8 @@ from distgan.data.decode import Decoder
 from distgan.data.scan import PICTURES, picture_in
 from distgan.data.tar_stream import UNREADABLE, read_members
 from distgan.data.urls import is_remote, shown
-from distgan.doctor.table import FINE, NOT_FINE, Finding
+from distgan.doctor.reading import replacing
+from distgan.doctor.table import FINE, NOT_FINE, REMARK, Finding
 
 SHARDS = 64
 """No more than these are looked at."""
@@ -24,6 +25,9 @@ def check_beginnings(opened: Unindexed) -> list[Finding]:
     numbers = np.unique(np.linspace(0, len(opened.places) - 1, SHARDS).round().astype(int)).tolist()
     faults = [fault for number in numbers for fault in _first_fault(opened.places[number], opened.data)]
     head = f"the first picture of {len(numbers)} of {len(opened.places)} shards read"
+    if faults and opened.data.bad_pictures == "replace" and len(faults) < min(len(numbers), opened.data.bad_limit + 1):
+        text = f"{head}: {len(faults)} bad; {replacing(len(faults), opened.data.bad_limit)}"
+        return [Finding("pictures", REMARK, "\n".join([text, *faults]))]
     if faults:
         return [Finding("pictures", NOT_FINE, "\n".join([f"{head}: {len(faults)} bad; make these again", *faults]))]
     return [Finding("pictures", FINE, f"{head}, all sound")]

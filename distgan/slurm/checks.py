@@ -15,7 +15,7 @@ from distgan.data.urls import is_remote
 from distgan.errors import ConfigError, RunFolderError, UserError
 from distgan.files import refused
 from distgan.resuming import check_init, check_resumable
-from distgan.run_folder import RunFolder
+from distgan.run_folder import RunFolder, unwritable
 from distgan.slurm.history import History
 from distgan.slurm.options import Request, requested
 from distgan.slurm.sweep import Element, elements
@@ -162,8 +162,8 @@ def _shard_mistakes(shards: tuple[str, ...]) -> tuple[str, ...]:
 def _folder_mistakes(run: Run, allow_config_change: bool) -> Iterator[UserError]:
     path = run.folder.path
     for place in (path, run.history.path, run.folder.checkpoints):
-        if why := refused(place):
-            yield RunFolderError(f"run_dir {path}: cannot be written: {why}; choose another run_dir or make room")
+        if error := refused(place):
+            yield RunFolderError(f"run_dir {path}: {unwritable(error)}")
             return
     if run.folder.is_locked():
         yield ConfigError(f"run_dir {path}: a training is running in it; stop it, or use another run_dir")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EISDIR
 from pathlib import Path
-from typing import BinaryIO
+from tempfile import TemporaryFile
 
 from distgan.errors import ConfigError, UserError
 from distgan.files import new_file
@@ -48,12 +48,14 @@ def run_lines(args: argparse.Namespace) -> int:
     if not 0 < args.weight < math.inf:
         raise ConfigError(f"--weight {args.weight:g}: must be more than 0, for example 10")
     out = Path(args.out).expanduser()
-    with _written(out) as file:
-        from distgan.toys import report
-        from distgan.toys.lines import Training
+    with _told(out):
+        _try(out)
+    from distgan.toys import report
+    from distgan.toys.lines import Training
 
-        training = Training(args.steps, args.weight, args.seed)
-        found = report.measure_all(thetas, training)
+    training = Training(args.steps, args.weight, args.seed)
+    found = report.measure_all(thetas, training)
+    with _told(out), new_file(out) as file:
         report.draw(found, training, file)
     print(report.table(found, training))
     print(out)
@@ -71,14 +73,20 @@ def _thetas(text: str) -> list[float]:
     return sorted(thetas)
 
 
+def _try(path: Path) -> None:
+    """Raises OSError where a picture could not be written: a minute of training must not be lost to that. Leaves
+    nothing behind, however this process ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+    with TemporaryFile(dir=path.parent):  # without a name, where the system has that
+        pass
+
+
 @contextmanager
-def _written(path: Path) -> Iterator[BinaryIO]:
-    """The picture's file, opened before the training: a path that cannot be written must not cost a minute."""
+def _told(path: Path) -> Iterator[None]:
+    """Turns what a disk can do into one clear line."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
-        with new_file(path) as file:
-            yield file
+        yield
     except OSError as error:
         raise UserError(f"--out {path}: cannot be written: {error.strerror}") from None

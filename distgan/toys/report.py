@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import BinaryIO
 
 import torch
@@ -21,15 +23,22 @@ from distgan.toys.lines import (
     predicted_raw,
 )
 
+SECONDS_A_LINE = 5.0
 _EXACT = {"color": "0.35", "linewidth": 1, "linestyle": "--"}
 _FOUND = {"linestyle": "none", "marker": "o", "markersize": 6}
 
 
 def measure_all(thetas: list[float], training: Training) -> list[Measured]:
-    """What the critics say of each theta; a bar on a terminal, nothing in a file. Raises Diverged."""
+    """What the critics say of each theta; a bar on a terminal, now and then a line in a file. Raises Diverged."""
     torch.set_num_threads(1)  # the matrices are small, and the last digits shall not depend on the cores
+    found, told = [], time.monotonic()
     with tqdm(total=3 * training.steps * len(thetas), unit="step", disable=None) as bar:
-        return [measure(theta, training, bar.update) for theta in thetas]
+        for done, theta in enumerate(thetas):
+            if bar.disable and time.monotonic() - told >= SECONDS_A_LINE:
+                told = time.monotonic()
+                print(f"lines: {done} of {len(thetas)} distances", file=sys.stderr, flush=True)
+            found.append(measure(theta, training, bar.update))
+    return found
 
 
 def table(found: list[Measured], training: Training) -> str:

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 
+from distgan import exit_status
 from distgan.exit_status import end_now
 from distgan.watchdog import judge as judging
 from distgan.watchdog.judge import Judge, Verdict
@@ -177,8 +178,8 @@ class Watchdog:
 
     def _end(self, verdict: Verdict) -> None:
         """Tells what is known and leaves: the training thread may never come back from where it is."""
-        parts = []
-        if not self._told and self._speaks:
+        parts, speaks = [], self._speaks and not self._told
+        if speaks:
             parts.append(f"distgan: {self._sentence(verdict)}\n")
         if not self._told:
             remark = ", which has not moved" if verdict.kind == judging.STUCK and self._rank in verdict.culprits else ""
@@ -189,6 +190,7 @@ class Watchdog:
             lambda: self._see_off(verdict),
             lambda: self._record(verdict),
             self._let_save,
+            lambda: self._tell_way_on(verdict, speaks),
             within=max(_LAST_WORDS, self._since + _SAVED - time.monotonic()) if self.saves() else _LAST_WORDS,
         )
 
@@ -205,6 +207,12 @@ class Watchdog:
         """Waits for the checkpoint that a thread is writing: it is whole, whoever was lost since."""
         while self.saves():
             time.sleep(0.05)
+
+    def _tell_way_on(self, verdict: Verdict, speaks: bool) -> None:
+        """Once a checkpoint under way is whole: it may be the one to go on from."""
+        onward = exit_status.way_on() if exit_status.way_on is not None else ""
+        if onward and speaks and verdict.kind != judging.FAILED:  # which says so itself
+            os.write(2, f"distgan: {onward}\n".encode())
 
     def _record(self, verdict: Verdict) -> None:
         """Process 0 keeps the record of the run; when it has gone, the others do what is left to do."""

@@ -50,6 +50,18 @@ def test_all_comes_back_to_the_bit_and_training_goes_on_to_the_bit(tmp_path, kin
     assert_same(before, after)
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_others_may_read_its_files_as_the_umask_says(trained, tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        checkpoint.save(tmp_path / "00000003", trained, {})
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "00000003").iterdir()} == dict.fromkeys(
+        [*trained.networks, "state.safetensors", "state.json", "manifest.json"], mode
+    )
+
+
 def test_the_loss_scales_of_fp16_come_back_and_other_precisions_have_none(tmp_path):
     def state(*scales: float | None) -> checkpoint.TrainState:
         made = fresh("adam", 0, torch.float32)

@@ -209,6 +209,11 @@ class TestMistakes:
                 "train.length: '20 min' is not allowed; must be a duration in steps or kimg",
             ),
             (
+                {"train": {"max_time": 30}},
+                "train.max_time: 30 is not allowed; must be a wall-clock time: a number and s, min or h, such as "
+                '"90 s", "15 min" or "23 h"',
+            ),
+            (
                 {"train": {"length": "1.5 steps"}},
                 "train.length: '1.5 steps' is not allowed; must be a whole number of steps",
             ),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 
 from distgan.cli import main
 from distgan.errors import Diverged
-from distgan.toys import lines
+from distgan.toys import lines, report
 from distgan.toys.lines import Training
 
 WEIGHT = 10.0
@@ -98,6 +100,15 @@ def test_a_critic_that_diverges_is_an_error_and_no_number():
         lines.penalised(1.0, Training(steps=3, weight=1e39, seed=0))
 
 
+WAITING = """
+import sys
+from distgan.cli import main
+from distgan.toys import report
+report.measure = lambda *_: print("at work", flush=True) or input()
+main(sys.argv[1:])
+"""
+
+
 class TestTheCommand:
     @pytest.fixture
     def run(self, tmp_path, monkeypatch):
@@ -159,6 +170,19 @@ class TestTheCommand:
         errors = capsys.readouterr().err
         assert errors.startswith(f"distgan: --out {out}: cannot be written: ") and errors.count("\n") == 1
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+    def test_in_a_file_a_line_now_and_then_says_how_far_it_is(self, run, capsys, monkeypatch):
+        monkeypatch.setattr(report, "SECONDS_A_LINE", 0.0)
+        assert run() == 0
+        assert capsys.readouterr().err.splitlines()[1:] == ["lines: 1 of 3 distances", "lines: 2 of 3 distances"]
+
+    def test_killed_it_leaves_nothing(self, tmp_path):
+        words = [sys.executable, "-c", WAITING, "toy", "lines"]
+        process = subprocess.Popen(words, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "at work\n"
+        process.kill()
+        process.communicate()
+        assert not list(tmp_path.iterdir())
 
     def test_a_failure_leaves_nothing_half_written(self, run, tmp_path, capsys):
         assert run("--weight", "1e39") == 1
