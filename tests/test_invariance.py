@@ -7,7 +7,7 @@ from launching import TINY, train, worst_difference, worst_pixel_difference, wor
 
 pytestmark = pytest.mark.slow
 
-STEPS = 50
+STEPS = 20
 EVERYTHING = [
     "train.precision=fp64",
     f"train.length={STEPS} steps",
