@@ -123,6 +123,11 @@ class RunFolder:
         except OSError:
             return None
 
+    def newest_told(self) -> str:
+        """Whether there is a checkpoint to go back to, as a clause."""
+        newest = self.newest_step()
+        return "there is no checkpoint yet" if newest is None else f"the newest checkpoint is of step {newest}"
+
     def way_on(self) -> str:
         """What to do once a run has failed, as a clause; nothing where it would begin anew."""
         newest = self.newest_step()

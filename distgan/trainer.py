@@ -118,7 +118,9 @@ class Trainer:
             except BadUpdate as bad:
                 self._answer(bad)
             except Diverged as error:
-                raise Diverged(f"{error}; {self._checkpoint_told()}") from None
+                with contextlib.suppress(UserError):
+                    self.writer.finish()
+                raise Diverged(f"{error}; {self.folder.newest_told()}") from None
 
     def _is_to_stop(self, signals: StopSignals, limit: TimeLimit) -> bool:
         """Notes train.max_time as the reason where it is the first."""
@@ -127,13 +129,6 @@ class Trainer:
         if is_up := limit.is_up(self.writer.slowest):
             signals.reason = "train.max_time"
         return is_up
-
-    def _checkpoint_told(self) -> str:
-        """Whether there is one to go back to, as a clause."""
-        with contextlib.suppress(UserError):
-            self.writer.finish()
-        newest = self.folder.newest_step()
-        return "there is no checkpoint yet" if newest is None else f"the newest checkpoint is of step {newest}"
 
     def _train_on(self, vote: Vote, limit: TimeLimit) -> str:
         """From where the progress stands. Raises BadUpdate, on all processes alike."""

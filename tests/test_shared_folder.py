@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def examined(words: list[str]) -> tuple[int, list[str]]:
     """Status of the doctor, and what is not fine in run_dir."""
     seen, add = [], Table.add
     Table.add = lambda table, findings: (seen.extend(findings), add(table, findings))[1]
-    status = check_start(load_config([TINY], words), "tiny")
+    status = check_start(load_config([TINY], words), "tiny", time.perf_counter())
     return status, [row.text for row in seen if row.what == "run_dir" and row.verdict == "NOT FINE"]
 
 
