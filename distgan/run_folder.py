@@ -104,10 +104,9 @@ class RunFolder:
         return {}
 
     def forget_end(self) -> None:
-        """A start begins: how the one before ended says nothing of it."""
+        """A start begins: why the one before ended says nothing of it."""
         with contextlib.suppress(OSError):
             self.end.unlink(missing_ok=True)
-            self.status.unlink(missing_ok=True)
 
     def rollbacks_made(self) -> int:
         """By all starts of the run, as `rollbacks` has it; 0 where it does not."""

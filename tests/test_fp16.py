@@ -18,7 +18,12 @@ from distgan.config import load_config
 from distgan.phases import LEAST_SCALE, Inputs, Phases, gradients
 from distgan.runtime import Runtime
 
-HALF = ["train.precision=fp16", "train.batch_size=8", "critic.optimizer={lr: 2e-3}", "generator.optimizer={lr: 1e-3}"]
+HALF = [
+    "train.precision=fp16",
+    "train.batch_size=8",
+    "critic.optimizer={lr: 2e-3}",
+    "generator.optimizer={lr: 1e-3}",
+]
 SCALING = ("critic/skipped_updates", "critic/loss_scale", "generator/skipped_updates", "generator/loss_scale")
 
 

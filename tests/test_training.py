@@ -31,24 +31,6 @@ def test_one_and_two_processes_give_the_same_losses_in_fp32(tiny, tmp_path):
     assert worst_difference(tmp_path / "run1", tmp_path / "run2") < 1e-3
 
 
-def test_processes_and_micro_batches_change_nothing_in_fp64(tiny, tmp_path):
-    """With labels, flips, dropout, batch norm in the generator, a lazy penalty and an average over weights."""
-    everything = [
-        "train.precision=fp64",
-        "data.classes=4",
-        "critic.dropout=0.2",
-        "objective.every=3",
-        "train.length=8 steps",
-    ]
-    train(*tiny("alone", *everything))
-    train(*tiny("two", *everything), processes=2)
-    assert worst_difference(tmp_path / "alone", tmp_path / "two") < 1e-9
-    layered = [*everything, "generator.norm=layer"]
-    train(*tiny("whole", *layered))
-    train(*tiny("split", *layered, "train.micro_batch=3"), processes=2)
-    assert worst_difference(tmp_path / "whole", tmp_path / "split") < 1e-9
-
-
 def test_a_run_stopped_after_15_of_30_steps_ends_with_the_same_bits(tiny, tmp_path):
     """Three processes add up in an order that DDP's layout of its buckets decides; two cannot differ in it."""
     often = ["checkpoint.every=10 steps", "tracking.every=4 steps", "samples.every=10 steps", "train.batch_size=12"]

@@ -60,7 +60,7 @@ class Decision:
 def decide(end: End) -> Decision:
     """Whether a run that ended like this is started again."""
     said = end.note.get("why", "")
-    if end.status == "finished":
+    if end.status == "finished" and end.note.get("status") != "failed":  # what failed may have been finished before
         return Decision(False, 0, "finished")
     if end.complaints:
         return Decision(False, 2, "; ".join(end.complaints))
@@ -68,7 +68,7 @@ def decide(end: End) -> Decision:
         why = f"preempted by {said}" if said else "preempted"
     elif end.note.get("again", False):
         why = said
-    elif end.status == "failed" or said:
+    elif end.status in ("failed", "finished") or said:
         return Decision(False, 1, said or "the training has failed; see what it said")
     elif end.silent:
         why = "a node does not answer"
@@ -121,6 +121,8 @@ class Job:
             self.history.add_start(job=self.name, restart=self.restart, ended=now(), next="no progress", why=why)
             raise UserError(f"{self.folder.path}: {why}; look at the output of the starts in {self.history.path}")
         self.folder.forget_end()
+        if self.folder.read_status() != "finished":  # of the start before
+            self.folder.status.unlink(missing_ok=True)
         self.history.add_start(
             chain=self.chain, job=self.name, restart=self.restart, nodes=self.nodes, newest=self._newest(), time=now()
         )

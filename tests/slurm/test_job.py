@@ -24,6 +24,7 @@ JOB = ROOT / "distgan" / "slurm" / "job.py"
     [
         (End(0, "finished", {}), False, "finished"),
         (End(137, "finished", {}, silent=True), False, "finished"),
+        (End(1, "finished", {"status": "failed", "why": "no whole checkpoint"}), False, "no whole checkpoint"),
         (End(0, "preempted", {"why": "SIGUSR1"}), True, "preempted by SIGUSR1"),
         (End(0, "preempted", {"why": "train.max_time"}), True, "preempted by train.max_time"),
         (End(1, "failed", {"why": "process 2 was killed", "again": True}), True, "process 2 was killed"),
