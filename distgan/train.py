@@ -61,10 +61,10 @@ def train(args: argparse.Namespace, signals) -> None:
     if runtime.is_main:
         folder.lock()
         folder.forget_end()
-    exit_status.keep = lambda why, again: folder.note_end("failed", why, again)
     unseeing = blind(folder.path, runtime.rank, runtime.world_size, runtime.union)
     if unseeing:
         raise RunFolderError(not_shared(folder.path, unseeing))
+    exit_status.keep = lambda why, again: folder.note_end("failed", why, again)  # the folder is this run's now
     signals.on_interrupt = lambda: (
         folder.give_up("interrupted") if runtime.is_main else None,
         runtime.watchdog.failed(),

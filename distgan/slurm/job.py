@@ -10,19 +10,22 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 if not __package__:  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
-from distgan.errors import UserError  # noqa: E402
+from distgan.errors import ConfigError, UserError  # noqa: E402
 from distgan.exit_status import exit_status  # noqa: E402
 from distgan.run_folder import RunFolder  # noqa: E402
 from distgan.slurm.client import SlurmError, call  # noqa: E402
 from distgan.slurm.history import History, now  # noqa: E402
 from distgan.trouble import tell  # noqa: E402
 
+_PATIENCE = 20.0
+"""Seconds that another training in the folder is given to end."""
 FRUITLESS = 3
 """Starts again that may bring a run no further."""
 
@@ -114,6 +117,7 @@ class Job:
 
     def begin(self) -> int:
         """Puts down that a start begins here. Raises UserError when it is one too many."""
+        self._wait_for_others()
         for mark in self.history.path.glob(f".ended-{self.id}-*"):
             mark.unlink()
         if self._fruitless():  # one that Slurm itself has requeued
@@ -139,7 +143,7 @@ class Job:
             code=code,
             status=self.folder.read_status(),
             note=self.folder.read_end(),
-            asked=marks.with_name(f"{marks.name}.asked").exists(),
+            asked=_is_first(marks.with_name(f"{marks.name}.asked"), marks),
             silent=silent,
             complaints=tuple(marks.read_text().splitlines()) if marks.exists() else (),
             fruitless=self._fruitless(),
@@ -184,10 +188,18 @@ class Job:
         with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file:
             file.write(script)
             file.flush()
-            words = ["sbatch", "--parsable", f"--dependency=afterany:{self.id}", *element, file.name]
+            words = ["sbatch", "--parsable", "--export=ALL", f"--dependency=afterany:{self.id}", *element, file.name]
             said = call(*words, env={**clean, "DISTGAN_CHAIN": self.chain})
         job = said.strip().partition(";")[0]
         return f"{job}_{element[1]}" if element else job
+
+    def _wait_for_others(self) -> None:
+        """Raises UserError while a training is running in the folder; one that is about to end is waited for."""
+        until = time.monotonic() + _PATIENCE
+        while self.folder.is_locked():
+            if time.monotonic() > until:
+                raise ConfigError(f"run_dir {self.folder.path}: a training is running in it; stop it, or use another")
+            time.sleep(1)
 
     def _newest(self) -> int | None:
         """Step of the newest checkpoint."""
@@ -197,6 +209,11 @@ class Job:
         began = [start.get("newest") for start in self.history.starts() if start.get("chain") == self.chain]
         newest = self._newest()
         return len(began) > FRUITLESS and all(step == newest for step in began[-FRUITLESS - 1 :])
+
+
+def _is_first(asked: Path, ended: Path) -> bool:
+    """Whether Slurm asked a node to stop before one had failed: upon that srun asks the others."""
+    return asked.exists() and not (ended.exists() and ended.stat().st_mtime < asked.stat().st_mtime)
 
 
 if __name__ == "__main__":

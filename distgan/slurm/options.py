@@ -230,6 +230,8 @@ def _check_option(text: str) -> None:
     if not found:
         raise ConfigError(f"--sbatch={text}: not an option of sbatch; write for example --sbatch=--mem=64G")
     name = found[1] or found[2]
+    if found[1]:  # sbatch takes beginnings of names too
+        name = next((full for full in (*_OURS, *_FIXED) if len(name) > 1 and full.startswith(name)), name)
     if name in _OURS:
         raise ConfigError(f"--sbatch={text}: use distgan's own {_OURS[name]}")
     if name in _FIXED:

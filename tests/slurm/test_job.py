@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,7 @@ def test_an_element_of_an_array_is_requeued_without_the_others(place):
     place.command("scontrol", "[ $1 = write ] && echo '#!/bin/bash' || { echo not allowed >&2; exit 1; }")
     place.start("preempted", restart=1, **array)
     assert [call.rpartition(" ")[0] for call in place.called()[-1:]] == [
-        "sbatch --parsable --dependency=afterany:17 --array 2"
+        "sbatch --parsable --export=ALL --dependency=afterany:17 --array 2"
     ]
     assert place.history.starts()[-1]["next"] == "continued as 18_2"
 
@@ -195,3 +196,30 @@ def test_a_full_disk_is_one_line(place):
     place.history.path.write_text("in the way")
     done = place.job("begin")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "starts.jsonl: cannot be written" in done.stderr
+
+
+def test_a_job_beside_a_training_in_its_folder_is_refused_and_changes_nothing(place):
+    place.run.write_status("running")
+    place.run.lock()
+    quick = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from distgan.slurm import job; job._PATIENCE = 0.1"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{quick}; sys.argv[1:] = ['begin']; sys.exit(job.main())"],
+        env={**os.environ, "RUN_DIR": str(place.run.path), "SLURM_JOB_ID": "17"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2 and "a training is running in it" in done.stderr
+    assert place.run.read_status() == "running" and place.history.starts() == []
+
+
+@pytest.mark.parametrize("first", ["asked", "ended"])
+def test_a_stop_that_only_follows_from_a_failure_is_nobodys_wish(place, first):
+    place.job("begin")
+    ended, asked = place.history.path / ".ended", place.history.path / ".ended.asked"
+    for mark, age in ((ended, 10 if first == "ended" else 5), (asked, 10 if first == "asked" else 5)):
+        mark.touch()
+        os.utime(mark, (time.time() - age,) * 2)
+    done = place.job("end", "1", str(ended))
+    assert (done.returncode == 0) == (first == "asked"), done.stderr
+    assert ("requeued" in done.stderr) == (first == "asked") and not ended.exists() and not asked.exists()

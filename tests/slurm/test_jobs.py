@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -180,3 +181,29 @@ def test_what_is_missing_is_told_in_one_line(cluster, submit, queued, tmp_path):
     assert cluster.job(job)["Restarts"] == "0"
     said = (run / "slurm" / f"{job}.out").read_text().splitlines()
     assert len(said) == 1 and f"PYTHON={python} is not here" in said[0], said
+
+
+def test_a_failure_of_its_own_on_two_nodes_is_no_reason_to_go_on(cluster, submit, shapes_shards, tmp_path):
+    """srun then asks the other node to stop, as Slurm does before a time limit."""
+    shards, run = tmp_path / "shards", tmp_path / "run"
+    shutil.copytree(shapes_shards, shards)
+    words = [f"run_dir={run}", "--nodes=2", "--processes-per-node=1", "--sbatch=--hold", f"data.shards={shards}"]
+    job = re.match(r"job +(\d+)", submit(*words).stdout)[1]
+    shards.rename(tmp_path / "elsewhere")
+    cluster.call("scontrol", "release", job)
+    assert cluster.end(job, 120)["JobState"] == "FAILED"
+    assert cluster.job(job)["Restarts"] == "0"
+    assert [start["next"] for start in History(run).starts()] == ["failed"]
+
+
+def test_copies_of_shards_are_on_each_node_while_its_job_lasts(cluster, queued, tmp_path):
+    scratch, run = tmp_path / "scratch", tmp_path / "run"
+    (scratch / "distgan-results").mkdir(parents=True)
+    (scratch / ".distgan-7-n1").mkdir()  # of a job that was killed
+    words = ["--nodes=1", "--processes-per-node=2", "--sbatch=--nodelist=n1", "--scratch", scratch]
+    job = queued(run, *words, "data.stage=true", "train.length=20 steps")
+    cluster.wait_for(lambda: steps(run) > 1, SLOW, "it trains")
+    copies = scratch / f".distgan-{job}-n1"
+    assert any(copies.rglob("*.tar")) or cluster.job(job)["JobState"] == "COMPLETED"
+    assert cluster.end(job, 120)["JobState"] == "COMPLETED"
+    assert [path.name for path in scratch.iterdir()] == ["distgan-results"]

@@ -225,7 +225,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(submit, tmp_path, fake):
     (tmp_path / "file").touch()
     status, out, err = submit("run_dir=file/run")
     assert (status, out) == (1, "") and not (fake / "asked").exists()
-    assert err == "distgan: run_dir file/run: cannot be written: Not a directory; choose another run_dir or make room\n"
+    assert err == "distgan: run_dir file/run: cannot be written: Not a directory; choose another run_dir\n"
 
 
 @pytest.mark.parametrize(
