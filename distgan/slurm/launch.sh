@@ -63,10 +63,10 @@ await() {
   while kill -0 "$srun" 2>/dev/null; do
     if [ -e "$ENDED" ] && ((patience-- <= 0)); then
       silent=1; say "a node does not answer; ending without it"
-      kill -KILL "$srun"
+      kill -KILL "$srun"; break
     elif ((limit - $(date +%s) < 10)) && limit=$(time_limit) && ((limit - $(date +%s) < 10)); then
       silent=1; say "the time limit comes before the training has left; ending it"
-      kill -KILL "$srun"
+      kill -KILL "$srun"; break
     fi
     sleep 1
   done
