@@ -53,7 +53,7 @@ def curve(run: Path) -> list[dict]:
 
 def asked(run: Path) -> int:
     """How often its nodes were asked to stop."""
-    return sum(file.read_text().count("asked to stop by Slurm") for file in (run / "slurm").glob("*-n*.out"))
+    return sum(file.read_text().count("asked to stop; saving") for file in (run / "slurm").glob("*-n*.out"))
 
 
 @contextmanager
