@@ -77,7 +77,7 @@ await() {
 time_limit() {
   local end
   end=$(scontrol show job --oneliner "$SLURM_JOB_ID" 2>/dev/null | grep -o ' EndTime=[^ ]*')
-  date -d "${end#*=}" +%s 2>/dev/null || echo 99999999999
+  { [ -n "$end" ] && date -d "${end#*=}" +%s 2>/dev/null; } || echo 99999999999     # of nothing, date makes midnight
 }
 
 # ---- a node: the task that Slurm signals (with proctrack/cgroup nothing else on the node hears of it) ------------

@@ -223,3 +223,23 @@ def test_a_stop_that_only_follows_from_a_failure_is_nobodys_wish(place, first):
     done = place.job("end", "1", str(ended))
     assert (done.returncode == 0) == (first == "asked"), done.stderr
     assert ("requeued" in done.stderr) == (first == "asked") and not ended.exists() and not asked.exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "end"),
+    [
+        (
+            "echo 'JobId=17 StartTime=2026-01-01T00:00:00 EndTime=2026-01-01T01:00:00 Deadline=N/A'",
+            "2026-01-01T01:00:00",
+        ),
+        ("echo 'JobId=17 EndTime=Unknown Deadline=N/A'", None),
+        ("exit 1", None),
+    ],
+)
+def test_a_controller_that_does_not_answer_is_no_time_limit(place, answer, end):
+    place.command("scontrol", answer)
+    text = JOB.with_name("launch.sh").read_text()
+    function = text[text.index("time_limit() {") :].partition("\n}\n")[0] + "\n}\ntime_limit"
+    places = {**os.environ, "PATH": f"{place.bin}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
+    found = subprocess.run(["bash", "-c", function], env=places, capture_output=True, text=True, check=True).stdout
+    assert int(found) == (99999999999 if end is None else int(time.mktime(time.strptime(end, "%Y-%m-%dT%H:%M:%S"))))
