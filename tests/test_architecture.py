@@ -18,7 +18,7 @@ ROOT = PACKAGE.parent
 
 STOREYS = [
     ["errors", "files", "trouble", ""],
-    ["config", "shared_folder", "run_folder", "launcher"],
+    ["config", "grouping", "shared_folder", "run_folder", "launcher"],
     ["exit_status"],
     ["stopping", "watchdog"],
     ["randomness", "schedules", "averaging", "weights", "bad_numbers"],
