@@ -30,7 +30,9 @@ def train(rank: int, shards: Path, folder: Path, settings: list[str]) -> None:
     config = load_config([TINY], [f"data.shards={shards}", f"run_dir={folder}", "train.length=4 steps", *settings])
     run = RunFolder(config.run_dir)
     run.create()
-    trainer = Trainer(config, Runtime(config), open_dataset(config.data), run)
+    runtime = Runtime(config)
+    torch.set_num_threads(1)
+    trainer = Trainer(config, runtime, open_dataset(config.data), run)
     trainer.fit(StopSignals())
 
 
