@@ -17,7 +17,7 @@ PACKAGE = Path(distgan.__file__).parent
 ROOT = PACKAGE.parent
 
 STOREYS = [
-    ["errors", "files", "trouble", ""],
+    ["errors", "files", "histogram", "trouble", ""],
     ["config", "grouping", "shared_folder", "run_folder", "launcher"],
     ["exit_status"],
     ["stopping", "watchdog"],
@@ -39,6 +39,7 @@ HOMES = {
     "fsspec": ("data/",),
     "aiohttp": ("data/",),
     "wandb": ("tracking/",),
+    "tensorboard": ("tracking/",),
     "accelerate": ("runtime.py", "trainer.py"),
 }
 """The only places that may import a library."""
