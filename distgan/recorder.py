@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from distgan.tracking.meter import DATA_WAIT, THROUGHPUT
 from distgan.tracking.terminal import Terminal
 from distgan.tracking.tracker import Sink, Tracker
 from distgan.tracking.trial import trial_id
+from distgan.tracking.weights_and_biases import WandbSink
 from distgan.trouble import Trouble, tell
 
 _WAITING = 256 * 10**6
@@ -100,15 +101,13 @@ class Recorder:
         """W&B and TensorBoard, as the config has them. `start`: what environment.json says of this start."""
         config, folder, tracking = self.config, self.folder, self.config.tracking
         if tracking.tensorboard:
-            make = partial(event_files.TensorBoardSink, folder, step)
-            yield Background(event_files.NAME, make, event_files.LATER)
+            yield Background(event_files.NAME, event_files.TensorBoardSink(folder, step), event_files.LATER)
         if tracking.wandb.mode != "off":
             run_id = trial_id() or self._progress.wandb_id or self._kept_id()
             self._progress.wandb_id = run_id or weights_and_biases.new_run_id()
             write_atomically(folder.wandb_id, self._progress.wandb_id + "\n")
-            about = (_without_secrets(config), folder, self._progress.wandb_id, step, start)
-            make = partial(weights_and_biases.WandbSink, *about)
-            yield Background(weights_and_biases.NAME, make, weights_and_biases.LATER)
+            sink = WandbSink(_without_secrets(config), folder, self._progress.wandb_id, step, start)
+            yield Background(weights_and_biases.NAME, sink, weights_and_biases.LATER)
 
     @_main_only
     def line(self, progress: Progress, metrics: dict[str, float], waited: float) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -21,46 +23,49 @@ it little time."""
 class Slow(Sink, Protocol):
     """A sink that may take long, or never come back."""
 
+    def begin(self) -> None:
+        """Called first."""
+
     def abandon(self) -> None:
         """Called from another thread: ends whatever the sink waits for."""
 
 
 class Background:
-    """Makes and calls a slow sink in one thread. What it raises ends it, and not the run; so does a queue that is full,
-    so that what it has is a whole beginning of the run."""
+    """Calls a slow sink in one thread. What it raises ends it, and not the run; a queue that is full closes it, so that
+    what it has is a whole beginning of the run."""
 
-    def __init__(self, name: str, make: Callable[[], Slow], later: str) -> None:
+    def __init__(self, name: str, sink: Slow, later: str) -> None:
         """`name`: for messages; `later`: how what is missing comes in after all, as a clause."""
-        self._name, self._later = name, later
-        self._waiting: queue.Queue[Callable[[Slow], object] | None] = queue.Queue(ROOM)
-        self._sink: Slow | None = None
+        self._name, self._sink, self._later = name, sink, later
+        self._waiting: queue.Queue[Callable[[], object] | None] = queue.Queue(ROOM)
         self._over = False
-        self._thread = threading.Thread(target=self._work, args=(make,), name=f"tracking {name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"tracking {name}", daemon=True)
         self._thread.start()
 
     def metrics(self, line: dict) -> None:
-        self._hand_over(lambda sink: sink.metrics(line))
+        self._hand_over(lambda: self._sink.metrics(line))
 
     def picture(self, name: str, path: Path, step: int) -> None:
-        self._hand_over(lambda sink: sink.picture(name, path, step))
+        self._hand_over(lambda: self._sink.picture(name, path, step))
 
     def checkpoint(self, path: Path) -> None:
-        self._hand_over(lambda sink: sink.checkpoint(path))
+        self._hand_over(lambda: self._sink.checkpoint(path))
 
     def rewind(self, step: int) -> None:
-        self._hand_over(lambda sink: sink.rewind(step))
+        self._hand_over(lambda: self._sink.rewind(step))
 
     def close(self, status: str) -> None:
         """Waits for CLOSE_SECONDS, and abandons then what is not done."""
-        self._hand_over(lambda sink: sink.close(status))
-        self._hand_over(None)
-        self._thread.join(CLOSE_SECONDS[status])
+        deadline = time.monotonic() + CLOSE_SECONDS[status]
+        for call in (lambda: self._sink.close(status), None):
+            with contextlib.suppress(queue.Full):
+                self._waiting.put(call, timeout=max(deadline - time.monotonic(), 0.001))
+        self._thread.join(max(deadline - time.monotonic(), 0.0))
         if self._thread.is_alive():
             self._give_up(f"did not take everything within {CLOSE_SECONDS[status]:.0f} s")
-            if self._sink is not None:
-                self._sink.abandon()
+            self._sink.abandon()
 
-    def _hand_over(self, call: Callable[[Slow], object] | None) -> None:
+    def _hand_over(self, call: Callable[[], object]) -> None:
         if self._over:
             return
         try:
@@ -68,13 +73,15 @@ class Background:
         except queue.Full:
             self._give_up(f"{ROOM} lines and pictures wait for it; it is given no more")
 
-    def _work(self, make: Callable[[], Slow]) -> None:
+    def _work(self) -> None:
         try:
-            self._sink = make()
+            self._sink.begin()
             while (call := self._waiting.get()) is not None:
-                call(self._sink)
+                call()
         except Exception as error:  # noqa: BLE001  whatever a view raises must not end a training run
             self._give_up(_told(error))
+            while self._waiting.get() is not None:
+                pass
 
     def _give_up(self, why: str) -> None:
         """The first reason is told, and nothing is handed over any more."""

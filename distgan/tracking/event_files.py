@@ -31,12 +31,15 @@ class TensorBoardSink:
 
     def __init__(self, folder: RunFolder, step: int) -> None:
         """`step`: from which the run goes on."""
-        self._folder = folder.path / "tensorboard"
-        self._began = _first_start(folder.environment)
-        first = min(_last_line(self._folder), step + 1)
+        self._run, self._step, self._folder = folder, step, folder.path / "tensorboard"
+
+    def begin(self) -> None:
+        """Goes on after what the files hold."""
+        self._began = _first_start(self._run.environment)
+        first = min(_last_line(self._folder), self._step + 1)
         self._open(first)  # all before it is there, since everything is written in its order
         self._held = Held(first - 1, dict.fromkeys((*GRIDS, *(["reals"] if first else [])), first - 1))
-        for item in backlog(folder, self._held, step):
+        for item in backlog(self._run, self._held, self._step):
             self.metrics(item) if isinstance(item, dict) else self.picture(*item)
 
     def _open(self, first: int) -> None:

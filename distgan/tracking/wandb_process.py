@@ -7,6 +7,7 @@ with one at its end, or when something goes wrong. It ends soon after the traine
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import inspect
 import json
@@ -32,10 +33,6 @@ from distgan.tracking.backlog import GRIDS, backlog
 from distgan.tracking.best import bests
 from distgan.tracking.wandb_files import held
 
-START_SECONDS = 60.0
-"""How long a server may take to accept the run before it goes on offline."""
-ORPHAN_SECONDS = 60.0
-"""How long it may take to finish a run whose trainer has gone; the next start waits for that."""
 SUMMARY_SECONDS = 60.0
 """Between two looks at all lines for the summaries."""
 AXES = ("step", "kimg", "seconds")
@@ -53,6 +50,10 @@ class Order(TypedDict):
     """More arguments of wandb.init."""
     trainer: int
     """Its process id."""
+    start_seconds: float
+    """How long a server may take to accept the run."""
+    orphan_seconds: float
+    """How long it may take to finish a run whose trainer has gone; the next start waits for that."""
     checkpoints: str
     """none, last or all: which become artifacts."""
     best: list
@@ -76,7 +77,7 @@ class Follower:
             resume="allow",
             mode=order["mode"],
             settings=wandb.Settings(
-                init_timeout=START_SECONDS,
+                init_timeout=order["start_seconds"],
                 console="off",
                 silent=True,
                 disable_git=True,  # its remote may name a password; the commit is in the config
@@ -173,12 +174,12 @@ def messages(descriptor: int, trainer: int) -> Iterator[dict]:
         yield from map(json.loads, whole)
 
 
-def _wait_for_the_one_before(folder: Path) -> None:
+def _wait_for_the_one_before(folder: Path, seconds: float) -> None:
     """Holds a lock for as long as this process lives: of an earlier start, W&B may still be writing. Raises
     TimeoutError."""
     (folder / "wandb").mkdir(exist_ok=True)
     descriptor = os.open(folder / "wandb" / ".lock", os.O_RDWR | os.O_CREAT)
-    deadline = time.monotonic() + ORPHAN_SECONDS + 15
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,11 +192,14 @@ def _wait_for_the_one_before(folder: Path) -> None:
 
 
 def _answer(**answer: object) -> None:
-    os.write(1, json.dumps(answer).encode() + b"\n")
+    with contextlib.suppress(OSError):  # the trainer may have gone
+        os.write(1, json.dumps(answer).encode() + b"\n")
 
 
-def _end_later() -> None:
-    threading.Timer(ORPHAN_SECONDS, os._exit, [1]).start()
+def _end_within(seconds: float) -> None:
+    limit = threading.Timer(seconds, os._exit, [1])
+    limit.daemon = True
+    limit.start()
 
 
 def main() -> None:
@@ -206,7 +210,7 @@ def main() -> None:
     if order is None:
         return
     try:
-        _wait_for_the_one_before(Path(order["folder"]))
+        _wait_for_the_one_before(Path(order["folder"]), order["orphan_seconds"] + 15)
         if order["mode"] == "online" and not has_key():
             raise wandb.errors.AuthenticationError("there is no API key (run `wandb login`, or set WANDB_API_KEY)")
         follower = Follower(order)
@@ -219,7 +223,7 @@ def main() -> None:
             (name, arguments), *_ = message.items()
             getattr(follower, name)(*arguments)
         else:
-            _end_later()
+            _end_within(order["orphan_seconds"])
         follower.close(status)
         _answer(done=True)
     except Exception as error:  # noqa: BLE001  told by the trainer, which goes on

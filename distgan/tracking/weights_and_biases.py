@@ -17,6 +17,10 @@ from distgan.tracking.background import tell_of
 
 NAME = "W&B"
 LATER = "and the next start of the run gives W&B what it lacks"
+START_SECONDS = 60.0
+"""How long a server may take to accept the run before it goes on offline."""
+ORPHAN_SECONDS = 60.0
+"""How long what was told may still be sent when the run has died."""
 _SYNC = "`wandb sync` sends run_dir/wandb later"
 _SCRIPT = Path(__file__).with_name("wandb_process.py")
 
@@ -36,18 +40,18 @@ class WandbSink:
         self._order = _order(config, folder, run_id, step, environment)
         self._lock = threading.Lock()
         self._abandoned = False
-        why = self._begin(self._order["mode"])
+        self._process: subprocess.Popen | None = None
+
+    def begin(self) -> None:
+        """Waits until W&B has begun, offline where the server cannot be reached. Raises RuntimeError."""
+        why = self._start(self._order["mode"])
         if why and self._order["mode"] == "online" and not self._abandoned:
-            where = folder.path / "wandb"
-            tell_of(
-                NAME,
-                f"{why}; goes on offline, `wandb sync` sends {where} later; the run and metrics.jsonl lack nothing",
-            )
-            why = self._begin("offline")
+            tell_of(NAME, f"{why}; writing offline instead, {_SYNC}; metrics.jsonl has everything")
+            why = self._start("offline")
         if why:
             raise RuntimeError(why)
 
-    def _begin(self, mode: str) -> str | None:
+    def _start(self, mode: str) -> str | None:
         """Starts the process; why W&B cannot begin, if so. Waits for its answer."""
         environment = {
             **os.environ,
@@ -107,7 +111,8 @@ class WandbSink:
     def abandon(self) -> None:
         with self._lock:
             self._abandoned = True
-            self._process.kill()
+            if self._process is not None:
+                self._process.kill()
 
 
 def _order(config: Config, folder: RunFolder, run_id: str, step: int, environment: dict) -> dict:
@@ -129,6 +134,8 @@ def _order(config: Config, folder: RunFolder, run_id: str, step: int, environmen
             "config": {**config.model_dump(mode="json"), "environment": environment},
         },
         "trainer": os.getpid(),
+        "start_seconds": START_SECONDS,
+        "orphan_seconds": ORPHAN_SECONDS,
         "checkpoints": settings.checkpoints,
         "best": [config.checkpoint.best, config.checkpoint.best_is],
         "total": config.total_steps,
