@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -15,25 +14,25 @@ import torch
 
 from distgan.run_folder import write_atomically
 
-_PACKAGES = ("distgan", "torch", "torchvision", "accelerate", "webdataset", "wandb", "numpy")
+_PACKAGES = ("distgan", "torch", "torchvision", "accelerate", "webdataset", "wandb", "tensorboard", "numpy")
 _SLURM = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_JOB_NODELIST")
 
 
-def record_start(path: Path, step: int, world_size: int) -> None:
-    """Adds this start to environment.json."""
+def record_start(path: Path, step: int, world_size: int, command: list[str]) -> dict:
+    """Adds this start, and the `command` that made it, to environment.json. Returns what it says of this start."""
     try:
         starts = json.loads(path.read_text())["starts"]
     except (OSError, ValueError, KeyError, TypeError):
         starts = []
-    starts.append({"step": step, "world_size": world_size, **describe()})
-    write_atomically(path, json.dumps({"starts": starts}, indent=1) + "\n")
+    start = {"step": step, "world_size": world_size, "command": command, **describe()}
+    write_atomically(path, json.dumps({"starts": [*starts, start]}, indent=1) + "\n")
+    return start
 
 
 def describe() -> dict:
     """Versions, code and hardware of this process."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": sys.argv,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "git": git_commit(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 
@@ -15,19 +15,21 @@ from distgan.checkpoint import Progress
 from distgan.collapse import CollapseWatch
 from distgan.config import Config, dump_config
 from distgan.data.dataset import Dataset
-from distgan.data.urls import shown
+from distgan.data.urls import masked, shown
 from distgan.environment import record_start
 from distgan.errors import UserError
 from distgan.run_folder import RunFolder, cannot_write, grids_in, write_atomically
 from distgan.sampling import fixed_grid
-from distgan.tracking import pictures
+from distgan.tracking import event_files, pictures, weights_and_biases
+from distgan.tracking.background import Background
 from distgan.tracking.curves import save_curves
 from distgan.tracking.diversity import COUNT, spread
-from distgan.tracking.given import Given, remember_given
 from distgan.tracking.json_lines import JsonLines
 from distgan.tracking.names import DATA_WAIT, THROUGHPUT
 from distgan.tracking.terminal import Terminal
 from distgan.tracking.tracker import Sink, Tracker
+from distgan.tracking.trial import trial_id
+from distgan.tracking.weights_and_biases import WandbSink
 from distgan.trouble import Trouble, tell
 
 _WAITING = 256 * 10**6
@@ -72,9 +74,10 @@ class Recorder:
             print(summary, file=sys.stderr, flush=True)
         self._last = (self._progress.images, self._progress.seconds, 0.0)
         write_atomically(self.folder.config, dump_config(self.config))
-        record_start(self.folder.environment, self._progress.step, self._world_size)
+        command = [masked(word) for word in sys.argv]
+        start = record_start(self.folder.environment, self._progress.step, self._world_size, command)
         self.folder.write_status("running")
-        self._open(self._progress.step, self.config.total_steps)
+        self._open(self._progress.step, self.config.total_steps, start)
         self._see_reals(dataset)
         if self.config.tracking.watch:
             self._watch = CollapseWatch(self.config, generator, self._progress.real_diversity, self._record.lines())
@@ -82,11 +85,9 @@ class Recorder:
             self.folder.rollbacks.unlink(missing_ok=True)  # of a run whose checkpoints were removed
             self.sample(0, generator)
 
-    def _open(self, step: int, total: int) -> None:
+    def _open(self, step: int, total: int, start: dict) -> None:
         """Cuts what a crash left after `step`, and opens what receives metrics."""
         progress = self._progress
-        run_id = progress.wandb_id or self._kept_id()
-        given = remember_given(self.folder, run_id) if run_id else Given()
         # A line that the checkpoint does not know of is one that only an early end had.
         last = step if progress.last_line is None or step == total else progress.last_line
         self._record = JsonLines(self.folder, last, (progress.lines, progress.last_line or 0))
@@ -94,14 +95,19 @@ class Recorder:
         self._drop_samples(step)
         for part in (*self.folder.path.glob(".*.part"), *self.folder.samples.glob(".*.part")):  # of a killed start
             part.unlink()
-        views: list[Sink] = [Terminal(step, total)]
-        if self.config.tracking.wandb.mode != "off":
-            from distgan.tracking.weights_and_biases import WandbSink, new_run_id
+        self._views = Tracker([Terminal(step, total), *self._slow_views(step, start)])
 
-            self._progress.wandb_id = run_id or new_run_id()
-            write_atomically(self.folder.wandb_id, self._progress.wandb_id + "\n")
-            views.append(WandbSink(_without_secrets(self.config), self.folder, self._progress.wandb_id, given))
-        self._views = Tracker(views)
+    def _slow_views(self, step: int, start: dict) -> Iterator[Sink]:
+        """W&B and TensorBoard, as the config has them. `start`: what environment.json says of this start."""
+        config, folder, tracking = self.config, self.folder, self.config.tracking
+        if tracking.tensorboard:
+            yield Background(event_files.NAME, event_files.TensorBoardSink(folder, step), event_files.LATER)
+        if tracking.wandb.mode != "off":
+            run_id = trial_id() or self._progress.wandb_id or self._kept_id()
+            self._progress.wandb_id = run_id or weights_and_biases.new_run_id()
+            write_atomically(folder.wandb_id, self._progress.wandb_id + "\n")
+            sink = WandbSink(_without_secrets(config), folder, self._progress.wandb_id, step, start)
+            yield Background(weights_and_biases.NAME, sink, weights_and_biases.LATER)
 
     @_main_only
     def line(self, progress: Progress, metrics: dict[str, float], waited: float) -> None:
@@ -134,6 +140,12 @@ class Recorder:
         self._save(fixed_grid(generator, self.config), self.folder.sample(step), step)
 
     @_main_only
+    def checkpoint(self, path: Path) -> None:
+        """A checkpoint is whole. Any thread may call it."""
+        if self._views is not None:
+            self._views.checkpoint(path)
+
+    @_main_only
     def rolls_back(self, made: int) -> None:
         """Keeps how many rollbacks all starts have made, the one that comes included."""
         _tell_if_fails(write_atomically, self.folder.rollbacks, f"{made}\n")
@@ -152,11 +164,10 @@ class Recorder:
     def rewind(self, step: int) -> None:
         """The run goes on from an earlier `step`, which its progress says already: what came after it is dropped, but
         for W&B, which is not given it again."""
-        if self._progress.wandb_id:
-            _tell_if_fails(remember_given, self.folder, self._progress.wandb_id)
         self._record.rewind(step)
         self._unsaved = {path: kept for path, kept in self._unsaved.items() if (kept[1] or 0) <= step}
         _tell_if_fails(self._drop_samples, step)
+        self._views.rewind(step)
         self._last = (self._progress.images, self._progress.seconds, 0.0)
         if self._watch:
             self._watch.rewind(self._record.lines())
@@ -171,10 +182,10 @@ class Recorder:
         lost = _attempt(self._record.close) if self._record else None
         unsaid = _attempt(self.folder.write_status, "failed" if lost else status)
         problem = lost or unsaid
-        if self._views is not None:
-            self._views.close("failed" if problem else status)
         _tell_if_fails(save_curves, self.folder.metrics, self.folder.curves)
         _tell_if_fails(pictures.save_evolution, self.folder.samples, self.folder.evolution)
+        if self._views is not None:
+            self._views.close("failed" if problem else status)
         if problem and status != "failed":
             raise problem
         if problem:

@@ -31,7 +31,6 @@ class RunFolder:
         self.status = self.path / "status"
         self.end = self.path / "end.json"
         self.wandb_id = self.path / "wandb_id"
-        self.wandb_given = self.path / "wandb_given.json"
         self.samples = self.path / "samples"
         self.evolution = self.samples / "evolution.gif"
         self.reals = self.path / "reals.png"

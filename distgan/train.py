@@ -43,8 +43,12 @@ def train(args: argparse.Namespace, signals) -> None:
     from distgan.resuming import check_init, check_resumable
     from distgan.run_folder import RunFolder
     from distgan.shared_folder import blind, not_shared
+    from distgan.tracking.event_files import check_installed
+    from distgan.tracking.trial import with_own_folder
 
-    config = load_config(args.config, args.overrides)
+    config = with_own_folder(load_config(args.config, args.overrides))
+    if config.tracking.tensorboard:
+        check_installed()
     raise_mistakes(process_conflicts(config, int(os.environ.get("WORLD_SIZE", 1))))
     folder = RunFolder(config.run_dir)
     if args.init_from is not None:

@@ -66,6 +66,7 @@ class Trainer:
             keep=config.checkpoint.keep,
             every=None if every is None else every.steps(config.images_per_step),
             before=self._require_lines,
+            after=lambda path: self.recorder.checkpoint(path),  # there is no recorder yet
         )
         self.restorer = Restorer(config, runtime, folder, self.state, self.meter, self.writer)
         self.recorder = Recorder(config, folder, self.progress, runtime.world_size, runtime.is_main)

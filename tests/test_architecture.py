@@ -39,6 +39,7 @@ HOMES = {
     "fsspec": ("data/",),
     "aiohttp": ("data/",),
     "wandb": ("tracking/",),
+    "tensorboard": ("tracking/",),
     "accelerate": ("runtime.py", "trainer.py"),
 }
 """The only places that may import a library."""

@@ -36,10 +36,12 @@ class Writer:
         keep: int,
         every: int | None = None,
         before: Callable[[int], None] = lambda step: None,
+        after: Callable[[Path], None] = lambda folder: None,
     ) -> None:
         """`keep` and `every` as for `kept`. `before` is called, on the thread, with the step of a checkpoint before
-        that gets its name; an OSError or UserError of it is the disk's."""
-        self._checkpoints, self._keep, self._every, self._before = checkpoints, keep, every, before
+        that gets its name; an OSError or UserError of it is the disk's. `after` is called there with each whole one."""
+        self._checkpoints, self._keep, self._every = checkpoints, keep, every
+        self._before, self._after = before, after
         self._snapshots = Snapshots()
         self._changed = threading.Condition()
         self._wanted: Snapshot | None = None
@@ -132,12 +134,14 @@ class Writer:
 
     def _write(self, snapshot: Snapshot) -> None:
         progress = snapshot.record["progress"]
-        write(self._checkpoints / f"{snapshot.step:08d}", snapshot, self._before)
+        folder = self._checkpoints / f"{snapshot.step:08d}"
+        write(folder, snapshot, self._before)
         self._slowest = max(self._slowest, time.monotonic() - self._began)
         self.written = snapshot.step
         if self._refused is not None:
             self._refused = None
-            tell(f"checkpoint {self._checkpoints / f'{snapshot.step:08d}'}: written after all")
+            tell(f"checkpoint {folder}: written after all")
+        self._after(folder)
         with contextlib.suppress(OSError):  # what cannot be removed now goes with the next one
             prune(self._checkpoints, snapshot.step, self._keep, self._every, progress["best_step"])
         self._done()

@@ -175,11 +175,17 @@ class Wandb(Section):
     entity: str | None = None
     """Account or team; unset: the account's default."""
     group: str | None = None
-    """Group of runs, e.g. the seeds of one experiment."""
+    """Group of runs; unset: one that all runs share whose configs differ in their seed alone."""
+    job_type: str | None = "train"
+    """What the run is in its group."""
     name: str | None = None
     """Name of the run; unset: the name of run_dir."""
     tags: list[Annotated[str, AfterValidator(_tag)]] = []
     """Tags of the run."""
+    notes: str | None = None
+    """A description of the run."""
+    checkpoints: Literal["none", "last", "all"] = "none"
+    """Checkpoints whose weights become artifacts of the run: none, the last one of each start, or all."""
 
 
 class Tracking(Section):
@@ -189,6 +195,8 @@ class Tracking(Section):
     """Between two lines of metrics.jsonl; each is the mean since the one before."""
     watch: bool = True
     """Look for collapse at each line, and warn; measures generator/diversity on 16 pictures."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard, under run_dir/tensorboard."""
     wandb: Wandb = Wandb()
     """Weights & Biases."""
 

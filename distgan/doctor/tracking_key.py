@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from distgan.config import Config
 from distgan.doctor.table import FINE, NOT_FINE, Finding
+from distgan.errors import ConfigError
+from distgan.tracking.event_files import check_installed
 
 
 def check_tracking(config: Config) -> list[Finding]:
     """Without asking the network."""
+    if config.tracking.tensorboard:
+        try:
+            check_installed()
+        except ConfigError as error:
+            return [Finding("logging", NOT_FINE, str(error))]
     mode = config.tracking.wandb.mode
     if mode != "online":
         return [Finding("logging", FINE, f"metrics.jsonl; W&B {mode}")]
 
-    from distgan.tracking.weights_and_biases import has_key
+    from distgan.tracking.wandb_process import has_key
 
     if has_key():
         return [Finding("logging", FINE, "metrics.jsonl; W&B online, there is an API key")]

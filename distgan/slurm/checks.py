@@ -109,14 +109,8 @@ def _loaded(args: argparse.Namespace, element: Element) -> Config | ConfigError:
 
 
 def _run(name: str, config: Config, base: Path) -> Run:
-    """An element of an array has its folder in the one that the config names, and is grouped by that one's name."""
-    if not name:
-        return Run(name, config)
-    wandb = config.tracking.wandb
-    if wandb.group is None:
-        wandb = wandb.model_copy(update={"group": base.absolute().name})
-    tracking = config.tracking.model_copy(update={"wandb": wandb})
-    return Run(name, config.model_copy(update={"run_dir": str(base / name), "tracking": tracking}))
+    """An element of an array has its folder in the one that the config names."""
+    return Run(name, config.model_copy(update={"run_dir": str(base / name)}) if name else config)
 
 
 def _config_mistakes(config: Config, request: Request | None) -> Iterator[str]:

@@ -44,6 +44,12 @@ class Terminal:
     def picture(self, name: str, path: Path, step: int) -> None:
         pass
 
+    def checkpoint(self, path: Path) -> None:
+        pass
+
+    def rewind(self, step: int) -> None:
+        pass
+
     def close(self, status: str) -> None:
         if self._bar is not None:
             self._bar.close()

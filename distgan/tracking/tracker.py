@@ -1,4 +1,4 @@
-"""One interface over all views of a run: the terminal, W&B."""
+"""One interface over all views of a run: the terminal, W&B, TensorBoard."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ from typing import Protocol
 
 
 class Sink(Protocol):
-    """Receives what a run tells of itself, once metrics.jsonl has it. A sink never stops a run."""
+    """Receives what a run tells of itself, once metrics.jsonl has it. A sink never stops a run, nor slows it."""
 
-    def metrics(self, line: dict) -> None: ...
+    def metrics(self, line: dict) -> None:
+        """A line of metrics.jsonl."""
 
-    def picture(self, name: str, path: Path, step: int) -> None: ...
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """A PNG that is on the disk, of what the run is like at `step`."""
 
-    def close(self, status: str) -> None: ...
+    def checkpoint(self, path: Path) -> None:
+        """A checkpoint that is whole and on the disk. Called by another thread than the other methods."""
+
+    def rewind(self, step: int) -> None:
+        """The run goes on from an earlier `step`: the lines and pictures after it are no longer."""
+
+    def close(self, status: str) -> None:
+        """`status`: finished, preempted or failed."""
 
 
 class Tracker:
@@ -33,6 +42,16 @@ class Tracker:
         for sink in self._sinks:
             with contextlib.suppress(OSError):
                 sink.picture(name, path, step)
+
+    def checkpoint(self, path: Path) -> None:
+        for sink in self._sinks:
+            with contextlib.suppress(OSError):
+                sink.checkpoint(path)
+
+    def rewind(self, step: int) -> None:
+        for sink in self._sinks:
+            with contextlib.suppress(OSError):
+                sink.rewind(step)
 
     def close(self, status: str) -> None:
         """`status`: finished, preempted or failed."""

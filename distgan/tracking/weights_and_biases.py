@@ -1,27 +1,28 @@
-"""Weights & Biases as a view of a run. Nothing that goes wrong with it stops the run."""
+"""Weights & Biases as a view of a run: the end of the pipe to the process that speaks with it. Imports no wandb."""
 
 from __future__ import annotations
 
-import atexit
-import inspect
-import math
+import json
 import os
 import secrets
+import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
-import wandb
-
-from distgan.config import Config
+from distgan.config import Config, flatten
+from distgan.grouping import group_of
 from distgan.run_folder import RunFolder
-from distgan.tracking.given import Given
+from distgan.tracking.background import tell_of
 
-START_SECONDS = 60
-"""How long a server may take to accept the run before it goes on without."""
-CLOSE_SECONDS = 120
-"""How long the end of a run waits for what is still to be sent."""
+NAME = "W&B"
+LATER = "and the next start of the run gives W&B what it lacks"
+START_SECONDS = 60.0
+"""How long a server may take to accept the run before it goes on offline."""
+ORPHAN_SECONDS = 60.0
+"""How long what was told may still be sent when the run has died."""
+_SYNC = "`wandb sync` sends run_dir/wandb later"
+_SCRIPT = Path(__file__).with_name("wandb_process.py")
 
 
 def new_run_id() -> str:
@@ -30,93 +31,112 @@ def new_run_id() -> str:
 
 
 class WandbSink:
-    """One W&B run for a run folder, however often it is started, or goes back to a checkpoint; each step arrives
-    once."""
+    """One W&B run for a run folder, however often it is started, or goes back to a checkpoint; each step arrives once.
 
-    def __init__(self, config: Config, folder: RunFolder, run_id: str, given: Given) -> None:
-        """`given`: what the run has had from earlier starts."""
-        self._line, self._picture = given
-        self._run = None
-        settings = config.tracking.wandb
-        mode = settings.mode
-        if mode == "online" and not has_key():
-            _warn("there is no API key (run `wandb login`, or set WANDB_API_KEY); writing offline instead")
-            mode = "offline"
-        self._run = self._guard(
-            lambda: wandb.init(
-                project=settings.project,
-                entity=settings.entity,
-                group=settings.group,
-                name=settings.name or folder.path.resolve().name,
-                tags=settings.tags,
-                config=config.model_dump(mode="json"),
-                dir=str(folder.path),
-                id=run_id,
-                resume="allow",
-                mode=mode,
-                settings=wandb.Settings(init_timeout=START_SECONDS, console="off", silent=True),
+    Its methods may take long, and raise OSError when the process that does the work has ended."""
+
+    def __init__(self, config: Config, folder: RunFolder, run_id: str, step: int, environment: dict) -> None:
+        """`config` without secrets; `step`: from which the run goes on; `environment`: shown beside the config."""
+        self._order = _order(config, folder, run_id, step, environment)
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._process: subprocess.Popen | None = None
+
+    def begin(self) -> None:
+        """Waits until W&B has begun, offline where the server cannot be reached. Raises RuntimeError."""
+        why = self._start(self._order["mode"])
+        if why and self._order["mode"] == "online" and not self._abandoned:
+            tell_of(NAME, f"{why}; writing offline instead, {_SYNC}; metrics.jsonl has everything")
+            why = self._start("offline")
+        if why:
+            raise RuntimeError(why)
+
+    def _start(self, mode: str) -> str | None:
+        """Starts the process; why W&B cannot begin, if so. Waits for its answer."""
+        environment = {
+            **os.environ,
+            "WANDB_ERROR_REPORTING": "false",
+            "WANDB_DATA_DIR": str(Path(self._order["folder"], "wandb", "data")),  # artifacts that wait, else at home
+        }
+        environment.pop("WANDB_MODE", None)  # the config's is meant
+        with self._lock:
+            if self._abandoned:
+                return "abandoned"
+            self._process = subprocess.Popen(
+                [sys.executable, str(_SCRIPT)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C is for the trainer
+                env=environment,
             )
-        )
-        self._guard(self._define_axes)
+        self._send({**self._order, "mode": mode})
+        return self._problem()
 
-    def _define_axes(self) -> None:
-        if self._run is not None:
-            for axis in ("step", "kimg", "seconds"):
-                self._run.define_metric(axis)
-            self._run.define_metric("*", step_metric="step")
+    def _send(self, message: dict) -> None:
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        self._process.stdin.flush()
 
-    def _guard(self, call: Callable):
-        """The result of `call`; when it fails, None, one warning, and no further call."""
+    def _problem(self) -> str | None:
+        """What the process says next, which is nothing where all is well."""
+        answer = self._process.stdout.readline()
+        if not answer:
+            return "its process has ended"
+        return json.loads(answer).get("problem")
+
+    def _tell(self, message: dict) -> None:
         try:
-            return call()
-        except Exception as error:  # noqa: BLE001  whatever a logging service raises must not end a training run
-            _warn(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
-            self._run = None
-            return None
+            self._send(message)
+        except OSError:
+            raise RuntimeError(self._problem()) from None
 
     def metrics(self, line: dict) -> None:
-        run = self._run
-        if run is None or line["step"] <= self._line:
-            return
-        self._line = line["step"]
-        self._guard(
-            lambda: run.log(
-                {k: v for k, v in line.items() if isinstance(v, (int, float)) and math.isfinite(v)}, step=line["step"]
-            )
-        )
+        self._tell({"metrics": [line]})
 
     def picture(self, name: str, path: Path, step: int) -> None:
-        run = self._run
-        if run is not None and step > self._picture:
-            self._picture = step
-            self._guard(lambda: run.log({name: wandb.Image(str(path))}, step=step))
+        self._tell({"picture": [name, str(path.absolute()), step]})
+
+    def checkpoint(self, path: Path) -> None:
+        self._tell({"checkpoint": [str(path.absolute())]})
+
+    def rewind(self, step: int) -> None:
+        """W&B takes nothing back: steps that are trained again are not given again."""
 
     def close(self, status: str) -> None:
-        run = self._run
-        if run is not None:
-            self._guard(lambda: run.summary.update({"status": status}))
-            finishing = threading.Thread(
-                target=self._guard, args=[lambda: run.finish(exit_code=1 if status == "failed" else 0)], daemon=True
-            )
-            finishing.start()
-            finishing.join(CLOSE_SECONDS)
-            if finishing.is_alive():
-                _warn(f"what was left was not sent within {CLOSE_SECONDS} s; `wandb sync` sends it later")
-                # wandb's own last act would wait for its service without end; handlers run last registered first.
-                atexit.register(os._exit, 1 if status == "failed" else 0)
+        self._tell({"close": status})
+        if why := self._problem():
+            raise RuntimeError(why)
+        self._process.wait()
+
+    def abandon(self) -> None:
+        with self._lock:
+            self._abandoned = True
+            if self._process is not None:
+                self._process.kill()
 
 
-def has_key() -> bool:
-    """Whether wandb finds a key of the user's without asking for one."""
-    try:
-        return bool(wandb.login(prompt=False)) if "prompt" in _LOGIN else bool(wandb.api.api_key)
-    except Exception:  # noqa: BLE001  an unreadable netrc is the same as no key
-        return False
-
-
-_LOGIN = inspect.signature(wandb.login).parameters
-"""Older versions have no `prompt`, newer ones no `api`."""
-
-
-def _warn(problem: str) -> None:
-    print(f"distgan: W&B: {problem}; the run goes on, metrics.jsonl has everything", file=sys.stderr, flush=True)
+def _order(config: Config, folder: RunFolder, run_id: str, step: int, environment: dict) -> dict:
+    """See distgan.tracking.wandb_process.Order."""
+    settings = config.tracking.wandb
+    return {
+        "folder": str(folder.path.absolute()),
+        "run_id": run_id,
+        "step": step,
+        "mode": settings.mode,
+        "init": {
+            "project": settings.project,
+            "entity": settings.entity,
+            "group": settings.group or group_of(flatten(config)),
+            "job_type": settings.job_type,
+            "name": settings.name or folder.path.resolve().name,
+            "notes": settings.notes,
+            "tags": settings.tags,
+            "config": {**config.model_dump(mode="json"), "environment": environment},
+        },
+        "trainer": os.getpid(),
+        "start_seconds": START_SECONDS,
+        "orphan_seconds": ORPHAN_SECONDS,
+        "checkpoints": settings.checkpoints,
+        "best": [config.checkpoint.best, config.checkpoint.best_is],
+        "total": config.total_steps,
+    }

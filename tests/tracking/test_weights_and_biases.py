@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,34 +14,26 @@ import torch
 import wandb
 from launching import TINY
 from recorded import Pictures, recorder_of, tell
+from wandb_records import history, lines, segments, summary
 
 from distgan.checkpoint import Progress
-from distgan.config.loading import load_config, validate
+from distgan.config.loading import load_config
+from distgan.histogram import CELLS, EDGES
 from distgan.recorder import _without_secrets
 from distgan.run_folder import RunFolder
-from distgan.tracking import pictures
-from distgan.tracking.given import Given, remember_given
+from distgan.tracking import pictures, wandb_process, weights_and_biases
+from distgan.tracking.background import Background
 from distgan.tracking.weights_and_biases import WandbSink, new_run_id
 
-
-def config(folder: Path, mode: str):
-    return validate(
-        {
-            "run_dir": str(folder),
-            "data": {"shards": "x", "resolution": 32},
-            "train": {"length": "10 steps"},
-            "generator": {"name": "mlp"},
-            "critic": {"name": "mlp"},
-            "tracking": {"wandb": {"mode": mode, "project": "tests", "tags": ["a"], "group": "g"}},
-        }
-    )
+OFFLINE = "tracking.wandb.mode=offline"
+COUNTS = [1, *[0] * (CELLS - 3), 2, 4]
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A run folder, and no account anywhere near."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "NETRC", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     found = RunFolder(tmp_path / "run")
@@ -47,135 +41,77 @@ def folder(tmp_path, monkeypatch):
     return found
 
 
-def start(
-    folder: RunFolder, run_id: str, step: int, *steps: int, mode: str = "offline", status: str = "finished"
-) -> None:
-    """A start of a run: a grid at its first step, a line at each of `steps`."""
-    sink = WandbSink(config(folder.path, mode), folder, run_id, Given(step))
-    pictures.save(pictures.grid(torch.zeros(1, 3, 32, 32), 1), folder.sample(step))
-    if step == 0:
-        sink.picture("samples", folder.sample(0), 0)
-    for number in steps:
-        sink.metrics(
-            {"step": number, "kimg": number / 10, "seconds": 1.0, "critic/loss": number / 3, "bad": float("nan")}
-        )
-    sink.close(status)
+def begin(folder: RunFolder, progress: Progress, step: int, *more: str):
+    """A start from `step`, whose recorder writes a line at each step and a grid at every second one."""
+    progress.step, progress.images, progress.seconds = step, 32 * step, float(step)
+    progress.lines = progress.last_line = step
+    recorder, generator = recorder_of(folder.path, progress, overrides=[OFFLINE, *more])
+    recorder.start(generator, Pictures(), "a run")
+    return recorder, generator
 
 
-def records(folder: RunFolder) -> list[list[dict]]:
-    """The records of each start, in order of time, by `wandb leet inspect`."""
-    found = []
-    for log in sorted(folder.path.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime):
-        command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(log)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        if done.returncode:
-            pytest.skip(f"`wandb leet inspect` is not there: {done.stderr.strip()[:100]}")
-        found.append([json.loads(line) for line in done.stdout.splitlines()])
-    return found
-
-
-def history(start: list[dict]) -> list[dict]:
-    """The history rows of a start, by name of the metric."""
-    return [record["history"]["item"] for record in start if record["type"] == "history"]
-
-
-def test_each_step_of_two_starts_is_written_once_under_one_id(folder):
-    run_id = new_run_id()
-    start(folder, run_id, 0, 10, 20, 20, status="preempted")
-    start(folder, run_id, 20, 10, 20, 30)
-    starts = records(folder)
-    rows = [row for one in starts for row in history(one)]
-    assert len(starts) == 2
-    assert [row["step"] for row in rows if "critic/loss" in row] == [10, 20, 30]
-    assert [row["critic/loss"] for row in rows if "critic/loss" in row] == [10 / 3, 20 / 3, 10]
-    assert not any("bad" in row for row in rows)
-    assert [row["step"] for row in rows if "samples.path" in row] == [0]
-    for one in starts:
-        assert run_id in json.dumps(one) and '"tests"' in json.dumps(one)
+def train(recorder, generator, *steps: int, **metrics) -> None:
+    for step in steps:
+        tell(recorder, step, **metrics)
+        if step % 2 == 0:
+            recorder.sample(step, generator)
 
 
 def test_steps_that_a_resume_trains_again_are_not_given_again(folder):
-    """Two starts that fail after their checkpoint, and one that goes back to a checkpoint of its own."""
+    """A start that ends after its checkpoint, and one that goes back to a checkpoint of its own."""
     progress = Progress()
-
-    def begin(step: int):
-        progress.step, progress.images, progress.seconds = step, 32 * step, float(step)
-        progress.lines = progress.last_line = step
-        recorder, generator = recorder_of(folder.path, progress, overrides=["tracking.wandb.mode=offline"])
-        recorder.start(generator, Pictures(), "a run")
-        return recorder, generator
-
-    def train(recorder, generator, *steps: int) -> None:
-        for step in steps:
-            tell(recorder, step)
-            if step % 2 == 0:
-                recorder.sample(step, generator)
-
-    for first, last in ((0, 57), (50, 53)):  # both end between two checkpoints
-        recorder, generator = begin(first)
-        train(recorder, generator, *range(first + 1, last + 1))
-        recorder.close("failed")
-    recorder, generator = begin(50)
-    train(recorder, generator, *range(51, 64))
+    recorder, generator = begin(folder, progress, 0)
+    train(recorder, generator, *range(1, 58))
+    recorder.close("failed")
+    more = ["seed=3", "tracking.wandb.notes=why", "tracking.wandb.tags=[a]", "tracking.wandb.job_type=trial"]
+    recorder, generator = begin(folder, progress, 50, *more)
+    train(recorder, generator, *range(51, 64), none=None)
     progress.step, progress.images, progress.seconds = 55, 32 * 55, 55.0
     recorder.rewind(55)
-    train(recorder, generator, *range(56, 60))
-    recorder.close("failed")
-    recorder, generator = begin(55)
     train(recorder, generator, *range(56, 66))
     recorder.close("finished")
 
     written = [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()]
-    assert written == list(range(1, 66))
-    rows = [row for one in records(folder) for row in history(one)]
-    assert [row["step"] for row in rows if "critic/loss" in row] == list(range(1, 66))
-    assert [row["samples.path"].split("_")[1] for row in rows if "samples.path" in row] == [
-        str(step) for step in range(0, 65, 2)
-    ]
+    rows = history(folder.path)
+    assert written == list(range(1, 66)) == [row["step"] for row in lines(rows)]
+    assert [row["critic/loss"] for row in lines(rows)] == [step / 3 for step in range(1, 66)]
+    assert all("kimg" in row and "none" not in row for row in lines(rows))
+    assert [row["step"] for row in rows if "samples.path" in row] == list(range(0, 65, 2))
+    assert sum("reals.path" in row for row in rows) == 1
+    assert [row["step"] for row in rows if "curves.path" in row] == [57, 65]
+
+    first, last = map(summary, segments(folder.path))
+    assert last["run_id"] == first["run_id"] == folder.wandb_id.read_text().strip()
+    assert (last["state"], last["notes"], last["tags"]) == ("finished", "why", ["a"])
+    assert first["state"] == "failed" and first["summary"]["status"] == "failed"
+    environment = last["config"]["environment"]
+    assert environment["world_size"] == 1 and (environment["git"] is None or len(environment["git"]["commit"]) == 40)
+    assert last["summary"]["last"]["critic/loss"] == 65 / 3 and last["summary"]["status"] == "finished"
+    assert last["summary"]["best"]["throughput/images_per_second"] == pytest.approx(32)
 
 
-def test_what_another_run_was_given_counts_for_nothing(folder):
-    folder.wandb_id.write_text("first\n")
-    folder.metrics.write_text('{"step": 57}\n')
-    (folder.samples / "00000040.png").touch()
-    assert remember_given(folder, "first") == (57, 40)
-    assert remember_given(folder, "other") == (0, -1)
-    folder.metrics.write_text('{"step": 50}\n')  # cut back to a checkpoint
-    (folder.samples / "00000040.png").unlink()
-    assert remember_given(folder, "first") == (57, 40)
-    folder.wandb_given.write_text("damaged")
-    assert remember_given(folder, "first") == (50, -1)
-
-
-def test_online_without_a_key_writes_offline_with_one_warning(folder, capfd):
-    start(folder, new_run_id(), 0, 10, mode="online")
-    errors = capfd.readouterr().err
-    assert errors.count("distgan: W&B:") == 1 and "no API key" in errors and "writing offline instead" in errors
-    assert len(list(folder.path.glob("wandb/offline-run-*/*.wandb"))) == 1
-
-
-@pytest.mark.parametrize("where", ["init", "log", "finish"])
-def test_nothing_that_it_raises_stops_a_run(folder, monkeypatch, capfd, where):
-    class Run:
-        summary = {}
-
-        def __getattr__(self, name):
-            def call(*args, **kwargs):
-                if name == where:
-                    raise ConnectionError("the server\nis gone")
-
-            return call
-
-    def init(**_):
-        if where == "init":
-            raise ConnectionError("the server\nis gone")
-        return Run()
-
-    monkeypatch.setattr(wandb, "init", init)
-    start(folder, "id", 0, 10, 20)
-    errors = capfd.readouterr().err
-    assert errors.count("distgan: W&B: ConnectionError: the server;") == 1 and "metrics.jsonl has everything" in errors
-    assert "is gone" not in errors
+def test_a_trial_that_is_tracked_late_has_all_its_lines_and_no_secret_gets_out(folder, monkeypatch):
+    key, url = "c0ffee" * 7, "https://me:hushhush@host/set/x-{0..3}.tar?X-Signature=hushhush"
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setattr(sys, "argv", ["train.py", f"data.shards={url}"])
+    progress = Progress()
+    recorder, generator = begin(folder, progress, 0, "tracking.wandb.mode=off", f"data.shards={url}")
+    train(recorder, generator, 1, 2, 3)
+    recorder.close("preempted")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "trial1")  # as the agent of a sweep does
+    recorder, generator = begin(folder, progress, 3, f"data.shards={url}")
+    train(recorder, generator, 4)
+    recorder.close("finished")
+    rows = history(folder.path)
+    assert [row["step"] for row in lines(rows)] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows if "samples.path" in row] == [0, 2, 4]
+    (segment,) = segments(folder.path)
+    assert segment.name == "run-trial1.wandb" and folder.wandb_id.read_text() == "trial1\n"
+    assert b"sweep1" in segment.read_bytes()
+    files = [path for path in folder.path.rglob("*") if path.is_file() and path != folder.config]
+    text = b"".join(path.read_bytes() for path in files)
+    assert key.encode() not in text and b"hushhush" not in text and b"https://host/set/x-" in text
 
 
 def test_no_secret_of_a_url_reaches_weights_and_biases():
@@ -184,3 +120,142 @@ def test_no_secret_of_a_url_reaches_weights_and_biases():
     for given, told in ((url, seen), (["data/here", url], ["data/here", seen])):
         changed = config.model_copy(update={"data": config.data.model_copy(update={"shards": given})})
         assert _without_secrets(changed).data.shards == told
+
+
+def sink_of(folder: RunFolder, *more: str, step: int = 0) -> WandbSink:
+    config = load_config([TINY], [f"run_dir={folder.path}", OFFLINE, *more])
+    return WandbSink(config, folder, new_run_id(), step, {})
+
+
+def test_the_seeds_of_a_config_share_a_group(folder):
+    def group(*more: str) -> str:
+        return sink_of(folder, *more)._order["init"]["group"]
+
+    assert group() == group("seed=7") != group("objective.weight=1") and group("tracking.wandb.group=g") == "g"
+
+
+CHILDREN = {
+    "ends at once": "raise SystemExit",
+    "refuses": 'print(\'{"problem": "Error: no"}\', flush=True)',
+    "ends later": 'print(\'{"begun": true}\', flush=True); sys.stdin.readline(); print(\'{"problem": "E: no"}\')',
+    "never answers": "import time; time.sleep(100)",
+    "reads nothing": "print('{\"begun\": true}', flush=True); import time; time.sleep(100)",
+}
+
+
+@pytest.mark.parametrize("child", CHILDREN)
+def test_whatever_its_process_does_the_run_goes_on(folder, tmp_path, monkeypatch, capfd, child):
+    script = tmp_path / "child.py"
+    script.write_text(f"import sys; sys.stdin.readline()\n{CHILDREN[child]}\n")
+    monkeypatch.setattr(weights_and_biases, "_SCRIPT", script)
+    monkeypatch.setattr("distgan.tracking.background.CLOSE_SECONDS", {"failed": 1.0})
+    sink = sink_of(folder)
+    view, began = Background("W&B", sink, "later"), time.monotonic()
+    for step in range(1, 2000):
+        view.metrics({"step": step, "seconds": 1.0, "filling": "x" * 100})
+    assert time.monotonic() - began < 1
+    view.close("failed")
+    assert time.monotonic() - began < 4 and sink._process.wait(timeout=5) is not None
+    errors = capfd.readouterr().err
+    assert errors.count("distgan: W&B:") == 1 and "metrics.jsonl has everything, later" in errors
+
+
+class TestFollower:
+    """The part of the process that calls wandb, in this one."""
+
+    class Run:
+        def __init__(self, starting_step: int):
+            self.starting_step, self.rows, self.artifacts, self.summary = starting_step, [], [], {}
+
+        def log(self, row, step):
+            self.rows.append((step, row))
+
+        def log_artifact(self, artifact):
+            self.artifacts.append(artifact)
+
+        def define_metric(self, *arguments, **settings):
+            pass
+
+        def finish(self, exit_code):
+            self.exit_code = exit_code
+
+    @pytest.fixture
+    def follow(self, folder, monkeypatch):
+        def make(starting_step: int, step: int, **order):
+            run = self.Run(starting_step)
+            monkeypatch.setattr(wandb, "init", lambda **settings: run)
+            whole = {**sink_of(folder, step=step)._order, **order}
+            return wandb_process.Follower(whole), run
+
+        return make
+
+    def test_a_server_that_has_some_lines_gets_the_others(self, folder, follow):
+        folder.metrics.write_text("".join(f'{{"step": {step}, "seconds": 1}}\n' for step in range(10, 100, 10)))
+        for step in (20, 60):
+            pictures.save(pictures.grid(torch.zeros(1, 3, 32, 32), 1), folder.sample(step))
+        follower, run = follow(starting_step=51, step=80)
+        follower.metrics({"step": 90, "seconds": 1})
+        assert [step for step, _ in run.rows] == [60, 60, 70, 80, 90]
+        assert [list(row) for step, row in run.rows if step == 60] == [["step", "seconds"], ["samples", "step"]]
+
+    def test_weights_of_whole_checkpoints_become_artifacts(self, folder, follow):
+        for step in (10, 20, 30):
+            path = folder.checkpoint(step)
+            path.mkdir(parents=True)
+            for name in ("generator.safetensors", "state.safetensors", *(["manifest.json"] if step < 30 else [])):
+                (path / name).write_text(name)
+        for asked, steps in (("none", []), ("last", [20]), ("all", [10, 20])):
+            follower, run = follow(0, 0, checkpoints=asked)
+            for step in (10, 30, 20):
+                follower.checkpoint(str(folder.checkpoint(step)))
+            follower.close("finished")
+            assert [artifact.metadata["step"] for artifact in run.artifacts] == steps
+            assert all(set(artifact.manifest.entries) == {"generator.safetensors"} for artifact in run.artifacts)
+        assert run.exit_code == 0 and run.summary["status"] == "finished"
+
+    def test_the_best_values_are_those_of_the_record(self, folder, follow):
+        values = {1: 0.0, 30: 5.0, 60: 3.0, 90: 4.0}
+        folder.metrics.write_text(
+            "".join(
+                json.dumps({"step": step, "seconds": 1, "critic/wasserstein": value, "critic/penalty": value}) + "\n"
+                for step, value in values.items()
+            )
+        )
+        follower, run = follow(0, 90, total=100, best=["critic/penalty", "highest"])
+        follower.close("failed")
+        assert run.summary["best"] == {"critic/wasserstein": 3.0, "critic/penalty": 5.0}  # 0 is before it knew anything
+        assert run.summary["last"]["critic/wasserstein"] == 4.0 and run.exit_code == 1
+
+
+STARTER = """
+import json, subprocess, sys, time
+child = subprocess.Popen([sys.executable, sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+child.stdin.write(sys.stdin.buffer.read())
+child.stdin.flush()
+subprocess.Popen(["sleep", "30"], pass_fds=[child.stdin.fileno()], stdout=2)
+print(child.pid, flush=True)
+print(child.stdout.readline().decode(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_process_whose_trainer_was_killed_finishes_and_goes(folder):
+    """Although a child of the trainer holds the other end of the pipe."""
+    line = {"step": 1, "kimg": 0.1, "seconds": 1.0, "critic/loss": 2.0, "histogram": COUNTS}
+    command = [sys.executable, "-c", STARTER, str(weights_and_biases._SCRIPT)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdin.write(
+        b"".join(json.dumps(item).encode() + b"\n" for item in (sink_of(folder)._order, {"metrics": [line]}))
+    )
+    process.stdin.close()
+    child = Path("/proc", process.stdout.readline().decode().strip())
+    assert json.loads(process.stdout.readline()) == {"begun": True}
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while child.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not child.exists()
+    found = summary(segments(folder.path)[0])["summary"]
+    assert found["status"] == "stopped" and found["critic/loss"] == 2.0
+    assert found["histogram"]["values"] == COUNTS and found["histogram"]["bins"][1:-1] == list(EDGES)

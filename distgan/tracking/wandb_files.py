@@ -1,0 +1,53 @@
+"""What the files of a W&B run hold: those of starts that were killed lack their last rows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from distgan.tracking.backlog import Held
+
+_IMAGE = "image-file"
+"""The type that W&B gives to a picture in a row."""
+
+
+class Unreadable(Exception):
+    """`wandb` cannot read a file of its own."""
+
+
+def segments(folder: Path, run_id: str) -> list[Path]:
+    """The file of each start of the run `run_id`, offline or online, in the order of time."""
+    found = folder.glob(f"wandb/*run-*-{run_id}/run-{run_id}.wandb")
+    return sorted(found, key=lambda path: path.parent.name.removeprefix("offline-"))
+
+
+def rows(segment: Path) -> Iterator[dict]:
+    """The rows of history in a file, by wandb's own reader. Raises Unreadable where that fails."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(segment)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as reader:
+        whole = True
+        for text in reader.stdout:
+            record = json.loads(text)
+            if record["type"] == "history":
+                yield record["history"]["item"]
+        problem = reader.stderr.read().strip()
+        whole = reader.wait() == 0
+    if not whole and segment.stat().st_size > 7:  # an empty one has a header of 7 bytes, if any
+        raise Unreadable(f"{segment}: `wandb leet inspect`: {problem.splitlines()[-1] if problem else 'fails'}")
+
+
+def held(folder: Path, run_id: str) -> Held:
+    """What all files together hold. Each goes on after the one before, so that the newest rows are in the newest."""
+    found = Held()
+    for segment in reversed(segments(folder, run_id)):
+        for row in rows(segment):
+            if "seconds" in row:  # a line of metrics.jsonl
+                found.line = max(found.line, row["step"])
+            for name in (key.removesuffix("._type") for key, value in row.items() if value == _IMAGE):
+                found.pictures[name] = max(found.pictures.get(name, -1), row["step"])
+        if found.line and "samples" in found.pictures:
+            break
+    return found

@@ -1,0 +1,68 @@
+"""A real training that is killed twice: what its views have of it in the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import launching
+import numpy as np
+from launching import TINY, command, train
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb_records import history, lines, segments
+
+from distgan.run_folder import read_lines
+
+TIMED = ("seconds", "throughput/", "memory/")
+"""Metrics that no two trainings have alike."""
+
+
+def family(process: int) -> list[int]:
+    """A process and all that descend from it."""
+    found = [process]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            found += map(int, task.read_text().split())
+    return found
+
+
+def kill_at(arguments: list, run: Path, step: int, whole: bool) -> None:
+    """Starts a training and kills it once it has written the line of `step` and W&B has begun; `whole`: with all its
+    children, as a cluster does."""
+    before = len(segments(run))
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while len(segments(run)) == before or not any(line["step"] >= step for line in read_lines(run / "metrics.jsonl")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    for one in family(process.pid) if whole else [process.pid]:
+        os.kill(one, signal.SIGKILL)
+    process.wait()
+
+
+def test_no_view_has_a_gap_or_a_step_twice(shapes_shards, tmp_path):
+    run = tmp_path / "run"
+    views = ["tracking.wandb.mode=offline", "tracking.tensorboard=true", "samples.every=5 steps"]
+    arguments = ["--config", TINY, f"data.shards={shapes_shards}", f"run_dir={run}", *views]
+    arguments += ["train.length=60 steps", "checkpoint.every=8 steps", "train.stuck_after=60 s"]
+    kill_at(arguments, run, 12, whole=False)
+    kill_at(arguments, run, 30, whole=True)
+    train(*arguments)
+
+    record = launching.lines(run)
+    assert [line["step"] for line in record] == list(range(1, 61))
+    rows = history(run)
+    assert [row["step"] for row in lines(rows)] == list(range(1, 61)) and len(segments(run)) == 3
+    for line, row in zip(record, lines(rows), strict=True):
+        assert {name: value for name, value in line.items() if not name.startswith(TIMED)}.items() <= row.items()
+    assert [row["step"] for row in rows if "samples.path" in row] == list(range(0, 61, 5))
+
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    events.Reload()
+    found = events.Scalars("critic/loss")
+    assert [event.step for event in found] == list(range(1, 61))
+    assert [event.value for event in found] == [np.float32(line["critic/loss"]) for line in record]
+    assert [event.step for event in events.Images("samples")] == list(range(0, 61, 5))
