@@ -35,7 +35,8 @@ class WandbSink:
 
     def __init__(self, config: Config, folder: RunFolder, run_id: str, given: Given) -> None:
         """`given`: what the run has had from earlier starts."""
-        self._line, self._picture = given
+        self._line, self._given_picture = given
+        self._pictures: dict[str, int] = {}
         self._run = None
         settings = config.tracking.wandb
         mode = settings.mode
@@ -83,8 +84,8 @@ class WandbSink:
 
     def picture(self, name: str, path: Path, step: int) -> None:
         run = self._run
-        if run is not None and step > self._picture:
-            self._picture = step
+        if run is not None and step > self._pictures.get(name, self._given_picture):
+            self._pictures[name] = step
             self._guard(lambda: run.log({name: wandb.Image(str(path))}, step=step))
 
     def close(self, status: str) -> None:
