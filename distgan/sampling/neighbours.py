@@ -82,7 +82,7 @@ def _none_yet(queries: int, count: int, device: str) -> Nearest:
 
 def _merged(best: Nearest, found: Nearest, count: int) -> Nearest:
     together = [torch.cat(pair, 1) for pair in zip(best, found, strict=True)]
-    places = together[0].argsort(1, stable=True)[:, :count]
+    places = together[0].argsort(dim=1, stable=True)[:, :count]
     return Nearest(*(part.gather(1, places) for part in together))
 
 
