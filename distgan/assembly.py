@@ -16,7 +16,12 @@ from distgan.objectives.generator import GeneratorObjective
 def make_generator(config: Config) -> nn.Module:
     """The generator with its initial weights, a function of the seed."""
     torch.manual_seed(randomness.key(config.seed, "generator weights"))
-    return build_generator(**_settings(config, config.generator))
+    return build_generator(**generator_settings(config))
+
+
+def generator_settings(config: Config) -> dict[str, object]:
+    """All that `build_generator` needs."""
+    return _settings(config, config.generator)
 
 
 def make_critic(config: Config) -> nn.Module:

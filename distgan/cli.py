@@ -17,6 +17,7 @@ from distgan import doctor  # noqa: E402
 from distgan.data import index_command, prepare  # noqa: E402
 from distgan.errors import ConfigError  # noqa: E402
 from distgan.exit_status import exit_status, leave  # noqa: E402
+from distgan.sampling import command as sample  # noqa: E402
 from distgan.slurm import runs, submit  # noqa: E402
 from distgan.toys import commands as toys  # noqa: E402
 
@@ -37,17 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     indexing.set_defaults(action=index_command.run)
 
     sampling = commands.add_parser(
-        "sample", help="pictures from a run", description="Draws a grid of pictures from a run's newest checkpoint."
+        "sample", help="pictures from a run", description="Draws pictures, videos and comparisons from a generator."
     )
-    sampling.add_argument("run", help="run folder, e.g. runs/quickstart")
-    sampling.add_argument("--out", default=None, metavar="FILE", help="PNG to write; default: RUN/sampled.png")
-    sampling.add_argument("--count", type=int, default=64, help="pictures, default 64")
-    sampling.add_argument("--seed", type=int, default=0, help="of the latents, default 0")
-    sampling.add_argument(
-        "--label", type=int, default=None, help="class of a conditional run; default: each class a row"
-    )
-    sampling.add_argument("--raw", action="store_true", help="the last weights instead of their running average")
-    sampling.set_defaults(action=_sample)
+    sample.add_arguments(sampling)
+    sampling.set_defaults(action=sample.run)
 
     examining = commands.add_parser(
         "doctor", help="will this run be right?", description="Checks a config on the processes that it will run on."
@@ -91,16 +85,6 @@ def _until_read(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _sample(args: argparse.Namespace) -> int:
-    from distgan.sampling import sample_run
-
-    path = sample_run(
-        Path(args.run), args.out and Path(args.out), count=args.count, seed=args.seed, label=args.label, raw=args.raw
-    )
-    print(path)
-    return 0
 
 
 def _config(args: argparse.Namespace) -> int:

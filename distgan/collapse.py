@@ -7,7 +7,7 @@ from torch import nn
 
 from distgan import randomness
 from distgan.config import Config
-from distgan.sampling import generate
+from distgan.sampling.fixed import generate
 from distgan.tracking.diversity import COUNT, spread
 from distgan.tracking.names import DIVERSITY
 from distgan.tracking.symptoms import Symptoms

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import nn
@@ -19,7 +20,7 @@ from distgan.data.urls import masked, shown
 from distgan.environment import record_start
 from distgan.errors import UserError
 from distgan.run_folder import RunFolder, cannot_write, grids_in, write_atomically
-from distgan.sampling import fixed_grid
+from distgan.sampling.fixed import fixed_grid
 from distgan.tracking import event_files, pictures, weights_and_biases
 from distgan.tracking.background import Background
 from distgan.tracking.curves import save_curves
@@ -34,6 +35,14 @@ from distgan.trouble import Trouble, tell
 
 _WAITING = 256 * 10**6
 """Most bytes of pictures that wait for a disk; then the oldest one goes."""
+
+
+class _Unsaved(NamedTuple):
+    """A picture that is not on the disk yet: what views call it, its PNG, and the step that it shows."""
+
+    name: str
+    data: bytes
+    step: int
 
 
 def _main_only(method):
@@ -57,19 +66,19 @@ class Recorder:
         self._views: Tracker | None = None
         self._watch: CollapseWatch | None = None
         self._pictures = Trouble(folder.samples)
-        self._unsaved: dict[Path, tuple[bytes, int | None]] = {}
+        self._unsaved: dict[Path, _Unsaved] = {}
         self._last = (0, 0.0, 0.0)
 
     @_main_only
-    def start(self, generator: nn.Module, dataset: Dataset, summary: str) -> None:
-        """Tells `summary`, writes config, environment and first pictures, and opens what receives metrics. Raises
-        UserError when the disk does not take it: nothing is lost yet."""
+    def start(self, generator: nn.Module, dataset: Dataset, summary: str, raw: nn.Module | None = None) -> None:
+        """Tells `summary`, writes config, environment and first pictures, and opens what receives metrics. `generator`
+        and `raw`: see `sample`. Raises UserError when the disk does not take it: nothing is lost yet."""
         try:
-            self._start(generator, dataset, summary)
+            self._start(generator, dataset, summary, raw)
         except OSError as error:
             raise cannot_write(error.filename or self.folder.path, error) from None
 
-    def _start(self, generator: nn.Module, dataset: Dataset, summary: str) -> None:
+    def _start(self, generator: nn.Module, dataset: Dataset, summary: str, raw: nn.Module | None) -> None:
         with contextlib.suppress(OSError):  # of stderr
             print(summary, file=sys.stderr, flush=True)
         self._last = (self._progress.images, self._progress.seconds, 0.0)
@@ -83,7 +92,7 @@ class Recorder:
             self._watch = CollapseWatch(self.config, generator, self._progress.real_diversity, self._record.lines())
         if self._progress.step == 0:
             self.folder.rollbacks.unlink(missing_ok=True)  # of a run whose checkpoints were removed
-            self.sample(0, generator)
+            self.sample(0, generator, raw)
 
     def _open(self, step: int, total: int, start: dict) -> None:
         """Cuts what a crash left after `step`, and opens what receives metrics."""
@@ -93,7 +102,7 @@ class Recorder:
         self._record = JsonLines(self.folder, last, (progress.lines, progress.last_line or 0))
         progress.lines, progress.last_line = self._record.count, self._record.last_step
         self._drop_samples(step)
-        for part in (*self.folder.path.glob(".*.part"), *self.folder.samples.glob(".*.part")):  # of a killed start
+        for part in (*self.folder.path.glob(".*.part"), *self.folder.samples.rglob(".*.part")):  # of a killed start
             part.unlink()
         self._views = Tracker([Terminal(step, total), *self._slow_views(step, start)])
 
@@ -135,9 +144,12 @@ class Recorder:
             self._watch.look(line)
 
     @_main_only
-    def sample(self, step: int, generator: nn.Module) -> None:
-        """The grid of the fixed latents."""
-        self._save(fixed_grid(generator, self.config), self.folder.sample(step), step)
+    def sample(self, step: int, generator: nn.Module, raw: nn.Module | None = None) -> None:
+        """The grid of the fixed latents, and a second one of `raw`, the generator that is trained, where `generator` is
+        its running average."""
+        self._save("samples", fixed_grid(generator, self.config), self.folder.sample(step), step)
+        if raw is not None:
+            self._save("samples/raw", fixed_grid(raw, self.config), self.folder.raw_sample(step), step)
 
     @_main_only
     def checkpoint(self, path: Path) -> None:
@@ -165,7 +177,7 @@ class Recorder:
         """The run goes on from an earlier `step`, which its progress says already: what came after it is dropped, but
         for W&B, which is not given it again."""
         self._record.rewind(step)
-        self._unsaved = {path: kept for path, kept in self._unsaved.items() if (kept[1] or 0) <= step}
+        self._unsaved = {path: kept for path, kept in self._unsaved.items() if kept.step <= step}
         _tell_if_fails(self._drop_samples, step)
         self._views.rewind(step)
         self._last = (self._progress.images, self._progress.seconds, 0.0)
@@ -197,9 +209,10 @@ class Recorder:
 
     def _drop_samples(self, step: int) -> None:
         """Those after `step`."""
-        for number, later in grids_in(self.folder.samples).items():
-            if number > step:
-                later.unlink()
+        for folder in (self.folder.samples, self.folder.raw_samples):
+            for number, later in grids_in(folder).items():
+                if number > step:
+                    later.unlink()
 
     def _see_reals(self, dataset: Dataset) -> None:
         """Shows pictures of the data set, and measures how different they are, which checkpoints keep."""
@@ -208,31 +221,35 @@ class Recorder:
         measured = self._progress.real_diversity is not None or not config.tracking.watch
         if shown_already and measured:
             return
-        images = dataset.first(max(config.samples.count, COUNT), config.seed) / 127.5 - 1
         if not measured:
-            self._progress.real_diversity = spread(images[:COUNT])
+            self._progress.real_diversity = spread(dataset.first(COUNT, config.seed) / 127.5 - 1)
         if not shown_already:
-            some = images[: config.samples.count]
-            self._save(pictures.grid(some, pictures.columns(len(some), 0)), self.folder.reals)
+            self._save("reals", self._grid_of_reals(dataset), self.folder.reals, self._progress.step)
 
-    def _save(self, picture: np.ndarray, path: Path, step: int | None = None) -> None:
-        """Writes a picture, of the samples of a `step`; one that the disk does not take waits in memory."""
-        self._unsaved[path] = pictures.encoded(picture), step
-        while sum(len(data) for data, _ in self._unsaved.values()) > _WAITING and len(self._unsaved) > 1:
+    def _grid_of_reals(self, dataset: Dataset) -> np.ndarray:
+        """Laid out as the grids of samples are, to be looked at beside them."""
+        count, classes, seed = self.config.samples.count, self.config.data.classes, self.config.seed
+        per_row = pictures.columns(count, classes)
+        reals = dataset.first_of_classes(classes, per_row, seed) if classes else dataset.first(count, seed)
+        return pictures.sheet(reals, per_row)
+
+    def _save(self, name: str, picture: np.ndarray, path: Path, step: int) -> None:
+        """Writes a picture, and shows it to all views; one that the disk does not take waits in memory."""
+        self._unsaved[path] = _Unsaved(name, pictures.encoded(picture), step)
+        while sum(len(kept.data) for kept in self._unsaved.values()) > _WAITING and len(self._unsaved) > 1:
             del self._unsaved[next(iter(self._unsaved))]
         self._save_waiting()
 
     def _save_waiting(self) -> None:
-        for path, (data, step) in list(self._unsaved.items()):
+        for path, kept in list(self._unsaved.items()):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                pictures.write(data, path)
+                pictures.write(kept.data, path)
             except OSError as error:
                 self._pictures.met(error)
                 return
             del self._unsaved[path]
-            if step is not None:
-                self._views.picture("samples", path, step)
+            self._views.picture(kept.name, path, kept.step)
         self._pictures.over()
 
 

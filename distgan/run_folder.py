@@ -32,6 +32,7 @@ class RunFolder:
         self.end = self.path / "end.json"
         self.wandb_id = self.path / "wandb_id"
         self.samples = self.path / "samples"
+        self.raw_samples = self.samples / "raw"
         self.evolution = self.samples / "evolution.gif"
         self.reals = self.path / "reals.png"
         self.curves = self.path / "curves.png"
@@ -40,7 +41,12 @@ class RunFolder:
         self.rollbacks = self.path / "rollbacks"
 
     def sample(self, step: int) -> Path:
+        """The grid of the averaged weights."""
         return self.samples / f"{step:08d}.png"
+
+    def raw_sample(self, step: int) -> Path:
+        """The grid of the weights themselves."""
+        return self.raw_samples / f"{step:08d}.png"
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"{step:08d}"

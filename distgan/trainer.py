@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from distgan import checkpoint, exit_status
-from distgan.assembly import make_critic, make_generator
+from distgan.assembly import generator_settings, make_critic, make_generator
 from distgan.averaging import WeightAverage
 from distgan.bad_numbers import BadUpdate, Update
 from distgan.config import Config
@@ -55,6 +55,7 @@ class Trainer:
             optimizers={phase.name: phase.optimizer for phase in self.phases},
             scalers={phase.name: phase.scaler for phase in self.phases},
             progress=checkpoint.Progress(),
+            generator_settings=generator_settings(config),
         )
         self._first_step = self._saved_step = 0
         self.steps_taken = 0
@@ -75,6 +76,11 @@ class Trainer:
     def progress(self) -> checkpoint.Progress:
         return self.state.progress
 
+    @property
+    def _raw(self) -> nn.Module | None:
+        """The generator whose pictures are shown beside its average's; None where the average is the same."""
+        return self.generator if self.config.train.ema_kimg else None
+
     def fit(self, signals: StopSignals, *, allow_other_data: bool = False, init_from: Path | None = None) -> str:
         """Trains to `train.length`, or until a signal or `train.max_time` asks to stop. Returns `finished` or
         `preempted`. A run without a checkpoint begins with the weights of the checkpoint `init_from`.
@@ -90,7 +96,7 @@ class Trainer:
         status = "failed"
         self._mark("starting")
         try:
-            self.recorder.start(self.average.network, self.dataset, self._summary())
+            self.recorder.start(self.average.network, self.dataset, self._summary(), self._raw)
             status = self._train(signals)
         finally:
             self._mark("closing the record")
@@ -183,7 +189,7 @@ class Trainer:
 
         def sample() -> None:
             self._mark("drawing samples")
-            self.recorder.sample(self.progress.step, self.average.network)
+            self.recorder.sample(self.progress.step, self.average.network, self._raw)
 
         def save() -> None:
             self.phases.guard.look()  # a checkpoint after a bad update would be one to go back to

@@ -26,6 +26,9 @@ class Pictures:
     def first(self, count: int, seed: int) -> torch.Tensor:
         return self.pictures[:count]
 
+    def first_of_classes(self, classes: int, each: int, seed: int) -> torch.Tensor:
+        return self.pictures[: classes * each]
+
 
 def recorder_of(
     run: Path, progress: Progress | None = None, *, is_main: bool = True, overrides: list[str] | None = None

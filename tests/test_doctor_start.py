@@ -179,7 +179,7 @@ def test_too_little_room_is_told_in_numbers(tiny, capsys, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 400_000))
     text = ill(capsys, [*tiny, "checkpoint.every=1 steps"], but="disk")
-    assert re.match(r"4 checkpoints of \d+ kB are [\d.]+ MB, samples at most 49 kB; 400 kB are free; make room", text)
+    assert re.match(r"4 checkpoints of \d+ kB are [\d.]+ MB, samples at most 98 kB; 400 kB are free; make room", text)
     assert "lower checkpoint.keep (3)" in text
 
 

@@ -4,7 +4,16 @@
 the folder is whole, `retention` which folders stay, `writer` the thread that writes them.
 """
 
-from distgan.checkpoint.files import Misfit, load, load_network, load_weights, newest_complete, save, steps_in
+from distgan.checkpoint.files import (
+    Misfit,
+    load,
+    load_network,
+    load_weights,
+    newest_complete,
+    save,
+    settings_in,
+    steps_in,
+)
 from distgan.checkpoint.manifest import MANIFEST, Damaged, seal, verify
 from distgan.checkpoint.retention import kept, prune, sweep
 from distgan.checkpoint.snapshot import Snapshots
@@ -30,6 +39,7 @@ __all__ = [
     "prune",
     "save",
     "seal",
+    "settings_in",
     "steps_in",
     "sweep",
     "verify",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,6 +22,8 @@ from distgan.errors import UserError
 from distgan.files import sha256_of, sync_folder, with_usual_mode
 
 _RECORD = "state.json"
+_SETTINGS = "distgan.generator"
+"""In the header of a generator's file: what it is built from, as JSON."""
 
 
 class Misfit(UserError):
@@ -51,7 +53,8 @@ def write(folder: Path, snapshot: Snapshot, before: Callable[[int], None] = lamb
         snapshot.wait()
         for name, tensors in snapshot.files.items():
             with with_usual_mode(part / name):
-                save_file({key: _contiguous(tensor) for key, tensor in tensors.items()}, part / name)
+                contiguous = {key: _contiguous(tensor) for key, tensor in tensors.items()}
+                save_file(contiguous, part / name, _header(name, snapshot))
         (part / _RECORD).write_text(json.dumps(snapshot.record, indent=1))
         seal(part, snapshot.step)
         before(snapshot.step)
@@ -64,6 +67,31 @@ def write(folder: Path, snapshot: Snapshot, before: Callable[[int], None] = lamb
     except UserError:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def _header(name: str, snapshot: Snapshot) -> dict[str, str] | None:
+    """What a file says of itself. One entry alone: safetensors writes several in an order that changes."""
+    if name not in (GENERATOR, GENERATOR_EMA) or not snapshot.generator_settings:
+        return None
+    return {_SETTINGS: json.dumps(snapshot.generator_settings)}
+
+
+def settings_in(path: Path) -> dict[str, object] | None:
+    """What the generator in a .safetensors file is built from; None where the file does not say.
+
+    Raises UserError where it is no whole .safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_SETTINGS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: is no whole .safetensors file ({_reason(error)}); give one that training wrote"
+        ) from None
+    try:
+        settings = None if text is None else json.loads(text)
+    except ValueError:
+        settings = None
+    return settings if isinstance(settings, dict) else None
 
 
 def set_aside(folder: Path) -> None:

@@ -21,6 +21,8 @@ class Snapshot:
     """Tensors on the host, by file and name."""
     record: dict
     """Progress and loss scales, as plain values."""
+    generator_settings: dict[str, object]
+    """See `TrainState`."""
     copied: torch.cuda.Event | None = None
     """Reached when the tensors have come from the device."""
 
@@ -58,6 +60,7 @@ class Snapshots:
             state.progress.step,
             {file: {name: self._host[file, name] for name in named} for file, named in files.items()},
             {"progress": asdict(state.progress), "scalers": scalers},
+            state.generator_settings,
             copied,
         )
 

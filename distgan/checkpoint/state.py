@@ -85,6 +85,8 @@ class TrainState:
     progress: Progress
     scalers: dict[str, GradScaler] = field(default_factory=dict)
     """Of the loss of each network with fp16; without effect, and without a state, in other precisions."""
+    generator_settings: dict[str, object] = field(default_factory=dict)
+    """What the generator is built from, plain values: its files keep them, to be enough by themselves."""
 
     def broken(self) -> list[str]:
         """What of it is not finite, weights and moments. Waits for the device."""

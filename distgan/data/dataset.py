@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ from distgan.data.urls import check_url, is_remote, shown
 from distgan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from distgan.data.holdout import Split
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _FEW = 0.9
 """Share of the classes that a window should hold."""
+_BATCHES_LOOKED_AT = 20
+"""For pictures of each class, where no index says which those are."""
 
 
 class Dataset(Protocol):
@@ -46,6 +49,10 @@ class Dataset(Protocol):
 
     def first(self, count: int, seed: int) -> torch.Tensor:
         """The first pictures of the stream, uint8 [count or less, C, H, W]."""
+
+    def first_of_classes(self, classes: int, each: int, seed: int) -> torch.Tensor:
+        """The first `each` pictures of every class, class after class, black ones where a class has fewer: uint8
+        [classes * each, C, H, W]."""
 
     def names(self, batch_size: int, seed: int, position: int) -> list[Name] | None:
         """Which picture each row of a global batch is, the first of it at this position; None where nobody knows."""
@@ -145,21 +152,51 @@ class Indexed:
         return Stream(plan, self._pictures(self.split.held_out), threads=1)
 
     def first(self, count: int, seed: int) -> torch.Tensor:
+        count = min(count, len(self.split.train))
+        return self.read(self._plan(self.split.train, count, seed, 0, Place(), partitions=1).batch(0))
+
+    def first_of_classes(self, classes: int, each: int, seed: int) -> torch.Tensor:
+        import numpy as np
+
+        train = self.split.train
+        ordered = self._plan(train, 1, seed, 0, Place(), partitions=1).samples_of_epoch(0)
+        labels = self.shards.samples["label"][ordered]
+        by_label = np.argsort(labels, kind="stable")
+        starts, stops = (np.searchsorted(labels[by_label], np.arange(classes), side) for side in ("left", "right"))
+        places = [by_label[start : min(start + each, stop)] for start, stop in zip(starts, stops, strict=True)]
+        found = self.read(ordered[np.concatenate(places)])
+        shown = found.new_zeros(classes * each, *found.shape[1:])
+        shown[[label * each + i for label, some in enumerate(places) for i in range(len(some))]] = found
+        return shown
+
+    def read(self, samples: np.ndarray) -> torch.Tensor:
+        """Pictures by their numbers, int64 [n], in the set; uint8 [n, C, H, W]. Raises ReadError."""
         import torch
 
         from distgan.data.decode import as_pictures
 
-        count = min(count, len(self.split.train))
         pictures = self._pictures(self.split.train)
-        rows = torch.empty(count, pictures.decoder.bytes, dtype=torch.uint8)
-        plan = self._plan(self.split.train, count, seed, 0, Place(), partitions=1)
-        samples = plan.batch(0)
+        rows = torch.empty(len(samples), pictures.decoder.bytes, dtype=torch.uint8)
         pictures.shelf.want(sorted(set(pictures.shard_of[samples].tolist())))
         try:
-            pictures.read(samples, rows, torch.empty(count, dtype=torch.int64))
+            pictures.read(samples, rows, torch.empty(len(samples), dtype=torch.int64))
         finally:
             pictures.shelf.close()
         return as_pictures(rows, pictures.decoder.shape)
+
+    def each_once(self, batch_size: int, threads: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """Every picture that is trained on, once, in some order: their numbers, int64 [n], and themselves, uint8
+        [n, C, H, W], `batch_size` or in the end fewer at a time. Raises ReadError."""
+        from contextlib import closing
+
+        from distgan.data.stream import Stream
+
+        train = self.split.train
+        plan = self._plan(train, batch_size, 0, 0, Place(), partitions=1)
+        with closing(Stream(plan, self._pictures(train), threads=threads)) as stream:
+            for number, start in enumerate(range(0, len(train), batch_size)):
+                count = min(batch_size, len(train) - start)  # an endless stream: then the next epoch begins
+                yield plan.batch(number)[:count], next(stream).pixels[:count]
 
     def names(self, batch_size: int, seed: int, position: int) -> list[Name]:
         """The pictures that the order has there: a bad one is named itself, and not what took its place."""
@@ -257,6 +294,26 @@ class Unindexed:
             return next(batches).pixels
         finally:
             batches.close()
+
+    def first_of_classes(self, classes: int, each: int, seed: int) -> torch.Tensor:
+        """Of the first `_BATCHES_LOOKED_AT` batches of `classes * each` pictures."""
+        import torch
+
+        data, found = self.data, [0] * classes
+        shown = torch.zeros(classes * each, data.channels, data.resolution, data.resolution, dtype=torch.uint8)
+        batches = self.stream(classes * each, seed, 0, Place())
+        try:
+            for _ in range(_BATCHES_LOOKED_AT):
+                pixels, labels = next(batches)
+                for picture, label in zip(pixels, labels.tolist(), strict=True):
+                    if 0 <= label < classes and found[label] < each:
+                        shown[label * each + found[label]] = picture
+                        found[label] += 1
+                if min(found) == each:
+                    break
+        finally:
+            batches.close()
+        return shown
 
 
 def classes_in_windows(shards: ShardSet, window: int) -> tuple[float, int]:

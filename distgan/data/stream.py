@@ -98,6 +98,10 @@ class Plan:
         """The samples at these places."""
         return places if self._samples is None else self._samples[places].astype(np.int64)
 
+    def samples_of_epoch(self, epoch: int) -> np.ndarray:
+        """All samples in the order of an epoch, int64 [count]."""
+        return self.samples(self.order.epoch(epoch).astype(np.int64))
+
     def next_epoch(self, number: int) -> int:
         """The epoch after the one that batch `number` begins in."""
         return (self.start + number * self.batch_size) // self.order.count + 1

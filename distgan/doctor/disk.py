@@ -55,7 +55,8 @@ def samples_bytes(config: Config) -> int:
     """What all sample grids take, if nothing in them can be compressed."""
     data, settings = config.data, config.samples
     grids = config.total_steps // settings.every.steps(config.images_per_step) + 2
-    return grids * settings.count * data.channels * data.resolution**2
+    kinds = 2 if config.train.ema_kimg else 1  # of the averaged weights, and of the weights themselves
+    return kinds * grids * settings.count * data.channels * data.resolution**2
 
 
 def _taken(folder: Path) -> int:
