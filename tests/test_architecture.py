@@ -18,7 +18,7 @@ ROOT = PACKAGE.parent
 
 STOREYS = [
     ["errors", "files", "trouble", ""],
-    ["config", "grouping", "shared_folder", "run_folder", "launcher"],
+    ["config", "grouping", "histogram", "shared_folder", "run_folder", "launcher"],
     ["exit_status"],
     ["stopping", "watchdog"],
     ["randomness", "schedules", "averaging", "weights", "bad_numbers"],
@@ -26,7 +26,7 @@ STOREYS = [
     ["objectives"],
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
     ["sampling", "phases", "slurm"],
-    ["collapse", "evidence", "parity"],
+    ["collapse", "compare", "evidence", "parity"],
     ["recorder", "restoring"],
     ["trainer", "doctor"],
     ["train", "cli"],
@@ -38,7 +38,9 @@ HOMES = {
     "webdataset": ("data/",),
     "fsspec": ("data/",),
     "aiohttp": ("data/",),
-    "wandb": ("tracking/",),
+    "wandb": ("tracking/", "compare/server.py"),
+    "plotly": ("compare/page.py",),
+    "jinja2": ("compare/page.py",),
     "accelerate": ("runtime.py", "trainer.py"),
 }
 """The only places that may import a library."""
