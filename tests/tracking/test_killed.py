@@ -47,22 +47,22 @@ def test_no_view_has_a_gap_or_a_step_twice(shapes_shards, tmp_path):
     run = tmp_path / "run"
     views = ["tracking.wandb.mode=offline", "tracking.tensorboard=true", "samples.every=5 steps"]
     arguments = ["--config", TINY, f"data.shards={shapes_shards}", f"run_dir={run}", *views]
-    arguments += ["train.length=60 steps", "checkpoint.every=8 steps", "train.stuck_after=60 s"]
-    kill_at(arguments, run, 12, whole=False)
-    kill_at(arguments, run, 30, whole=True)
+    arguments += ["train.length=30 steps", "checkpoint.every=8 steps", "train.stuck_after=60 s"]
+    kill_at(arguments, run, 10, whole=False)
+    kill_at(arguments, run, 18, whole=True)
     train(*arguments)
 
     record = launching.lines(run)
-    assert [line["step"] for line in record] == list(range(1, 61))
+    assert [line["step"] for line in record] == list(range(1, 31))
     rows = history(run)
-    assert [row["step"] for row in lines(rows)] == list(range(1, 61)) and len(segments(run)) == 3
+    assert [row["step"] for row in lines(rows)] == list(range(1, 31)) and len(segments(run)) == 3
     for line, row in zip(record, lines(rows), strict=True):
         assert {name: value for name, value in line.items() if not name.startswith(TIMED)}.items() <= row.items()
-    assert [row["step"] for row in rows if "samples.path" in row] == list(range(0, 61, 5))
+    assert [row["step"] for row in rows if "samples.path" in row] == list(range(0, 31, 5))
 
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
     events.Reload()
     found = events.Scalars("critic/loss")
-    assert [event.step for event in found] == list(range(1, 61))
+    assert [event.step for event in found] == list(range(1, 31))
     assert [event.value for event in found] == [np.float32(line["critic/loss"]) for line in record]
-    assert [event.step for event in events.Images("samples")] == list(range(0, 61, 5))
+    assert [event.step for event in events.Images("samples")] == list(range(0, 31, 5))
