@@ -3,8 +3,8 @@
     python benchmarks/tracking_cost.py --config configs/quickstart.yaml --steps 200 --rounds 3 [key.path=value ...]
 
 Real trainings of one process on drawn pictures, in turn, the order turned round each time. Three rows: without views,
-with all of them, and with W&B online at a server on this machine that takes every request and never answers. The speed is
-that of training from a fifth of the steps on, and the ratio the median over the rounds.
+with all of them, and with W&B online at a server on this machine that takes every request and never answers. The speed
+is that of training from a fifth of the steps on, and the ratio the median over the rounds.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from distgan.tracking.background import Background
 from distgan.tracking.curves import save_curves
 from distgan.tracking.diversity import COUNT, spread
 from distgan.tracking.json_lines import JsonLines
-from distgan.tracking.meter import DATA_WAIT, THROUGHPUT
+from distgan.tracking.names import DATA_WAIT, THROUGHPUT
 from distgan.tracking.terminal import Terminal
 from distgan.tracking.tracker import Sink, Tracker
 from distgan.tracking.trial import trial_id

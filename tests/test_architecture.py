@@ -26,8 +26,8 @@ STOREYS = [
     ["objectives"],
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
     ["sampling", "phases", "slurm"],
-    ["collapse", "evidence", "parity"],
-    ["recorder", "restoring"],
+    ["collapse", "evidence", "parity", "reading"],
+    ["measurements", "recorder", "restoring"],
     ["trainer", "doctor"],
     ["train", "cli"],
 ]
