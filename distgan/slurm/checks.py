@@ -73,7 +73,7 @@ def planned(args: argparse.Namespace) -> tuple[Request, Path, list[Run]]:
             return None
 
     request = read(lambda: requested(args))
-    sweep = read(lambda: elements(args.array) if args.array else [Element("", [])])
+    sweep = read(lambda: elements(args.array, args.array_file) if args.array or args.array_file else [Element("", [])])
     read(lambda: check_init(args.init_from) if args.init_from else None)
     configs = {element.name: _loaded(args, element) for element in sweep or ()}
     mistakes += _shared(

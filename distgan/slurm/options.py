@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from distgan.errors import ConfigError
 
@@ -38,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUES",
         help="all combinations, each in a folder of its own in run_dir: seed=0-2 critic.optimizer.lr=1e-4,2e-4; a key "
         "with one value is laid on all",
+    )
+    many.add_argument(
+        "--array-file", type=Path, metavar="FILE", help="the grid of a W&B sweep, such as those in configs/sweeps"
     )
     many.add_argument("--at-once", metavar="N", help="runs of the array that may run at the same time")
     _add_size(parser)
@@ -127,7 +131,7 @@ def requested(args: argparse.Namespace) -> Request:
             mistakes.append(str(error))
             return None
 
-    at_once = read(_at_once, args.at_once, args.array)
+    at_once = read(_at_once, args.at_once, args.array or args.array_file)
     warn = read(_count, "--warn", args.warn)
     size = read(_processes, args.gpus_per_node, args.processes_per_node)
     cores = None if args.cpus_per_task is None else read(_count, "--cpus-per-task", args.cpus_per_task)
@@ -176,7 +180,7 @@ def _count(name: str, text: str) -> int:
     return int(text)
 
 
-def _at_once(text: str | None, array: list[str]) -> int | None:
+def _at_once(text: str | None, array: list[str] | Path | None) -> int | None:
     if text is not None and not array:
         raise ConfigError(f"--at-once {text}: is for the runs of an --array; give one, or leave it out")
     return None if text is None else _count("--at-once", text)

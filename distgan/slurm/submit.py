@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         python=os.path.abspath(sys.executable),
         start=Path.cwd(),
         arguments=_arguments(args),
-        indexes=tuple(sorted(numbers[run.name] for run in runs)) if args.array else None,
+        indexes=tuple(sorted(numbers[run.name] for run in runs)) if args.array or args.array_file else None,
     )
     script = batch_script(job, request)
     if args.dry_run:

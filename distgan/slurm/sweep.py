@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 from collections import Counter
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from distgan.config.yaml_files import parse_yaml, read_yaml
 from distgan.errors import ConfigError
 
 MOST = 1000
@@ -26,18 +28,18 @@ class Element(NamedTuple):
     """`key.path=value` of each key of the array."""
 
 
-def elements(words: Sequence[str]) -> list[Element]:
+def elements(words: Sequence[str], file: Path | None = None) -> list[Element]:
     """The runs of `KEY=VALUES ...`, the last key's values changing fastest. VALUES are separated by commas; of whole
-    numbers `a-b` and `a-b:step` are ranges, b included. A key with one value is laid on all, and in no name.
+    numbers `a-b` and `a-b:step` are ranges, b included. A key with one value is laid on all, and in no name. `file`: a
+    sweep of W&B, whose grid comes first; keys of `words` replace its own.
 
     Raises ConfigError with all that is wrong.
     """
-    given = _given(words)
+    given = {**(grid_of(file) if file else {}), **_given(words)}
     sweep = {key: values for key, values in given.items() if len(values) > 1}
     if not sweep:
-        raise ConfigError(
-            f"--array {words[0]}: one value makes no array; give several, such as seed=0-2, or no --array"
-        )
+        asked = f"--array {words[0]}" if words else f"--array-file {file}"
+        raise ConfigError(f"{asked}: one value makes no array; give several, such as seed=0-2, or no --array")
     if "run_dir" in sweep:
         raise ConfigError("--array run_dir=...: one folder holds those of all runs; give one")
     count = math.prod(map(len, sweep.values()))
@@ -54,6 +56,32 @@ def elements(words: Sequence[str]) -> list[Element]:
     if again:
         raise ConfigError(f"--array: {again[0]} would be the folder of several runs; give values that differ more")
     return found
+
+
+def grid_of(file: Path) -> dict[str, list[str]]:
+    """The values of each key in a sweep of W&B, as texts of overrides; without the keys of tracking.wandb, which are
+    for the sweep alone. Raises ConfigError for a file that is no grid."""
+    sweep = read_yaml(file)
+    parameters = sweep.get("parameters")
+    if sweep.get("method") != "grid" or not isinstance(parameters, dict):
+        raise ConfigError(f"--array-file {file}: needs method: grid, and parameters with a value or values each")
+    grid = {}
+    for key, asked in parameters.items():
+        values = (
+            asked.get("values", [asked["value"]] if "value" in asked else None) if isinstance(asked, dict) else None
+        )
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"--array-file {file}: {key}: needs a value or a list of values; a grid has nothing else")
+        if not key.startswith("tracking.wandb."):
+            grid[key] = [_text(value) for value in values]
+    return grid
+
+
+def _text(value: object) -> str:
+    """A value as the right side of an override."""
+    if isinstance(value, str) and parse_yaml(value, "value") == value:
+        return value
+    return json.dumps(value)
 
 
 def _given(words: Sequence[str]) -> dict[str, list[str]]:

@@ -270,7 +270,7 @@ def test_an_array_has_a_folder_a_config_and_a_job_for_each_run(submit, fake, tmp
     for number, name in enumerate(names):
         config = read_config(base / name / "slurm" / "config.yaml")
         assert (config.seed, config.critic.optimizer.lr) == (number // 2, (number % 2 + 1) * 1e-4)
-        assert config.tracking.wandb.group == "a b" and Path(config.run_dir) == Path("runs", "a b", name)
+        assert config.tracking.wandb.group is None and Path(config.run_dir) == Path("runs", "a b", name)
         assert [job["job"] for job in lines(base / name / "slurm" / "jobs.jsonl")] == [f"17_{number}"]
     assert not (base / "slurm" / "jobs.jsonl").exists()
     submit(*words, "tracking.wandb.group=mine", "--allow-config-change")

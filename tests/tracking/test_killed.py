@@ -33,7 +33,7 @@ def kill_at(arguments: list, run: Path, step: int, whole: bool) -> None:
     """Starts a training and kills it once it has written the line of `step` and W&B has begun; `whole`: with all its
     children, as a cluster does."""
     before = len(segments(run))
-    process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
     while len(segments(run)) == before or not any(line["step"] >= step for line in read_lines(run / "metrics.jsonl")):
         assert process.poll() is None and time.monotonic() < deadline
@@ -43,26 +43,29 @@ def kill_at(arguments: list, run: Path, step: int, whole: bool) -> None:
     process.wait()
 
 
-def test_no_view_has_a_gap_or_a_step_twice(shapes_shards, tmp_path):
-    run = tmp_path / "run"
+def test_no_view_of_a_trial_has_a_gap_or_a_step_twice(shapes_shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "trial1")  # as the agent of a sweep does
+    run = tmp_path / "sweep" / "trial1"
     views = ["tracking.wandb.mode=offline", "tracking.tensorboard=true", "samples.every=5 steps"]
-    arguments = ["--config", TINY, f"data.shards={shapes_shards}", f"run_dir={run}", *views]
-    arguments += ["train.length=60 steps", "checkpoint.every=8 steps", "train.stuck_after=60 s"]
-    kill_at(arguments, run, 12, whole=False)
-    kill_at(arguments, run, 30, whole=True)
+    arguments = ["--config", TINY, f"data.shards={shapes_shards}", f"run_dir={run.parent}", *views]
+    arguments += ["train.length=30 steps", "checkpoint.every=8 steps", "train.stuck_after=60 s"]
+    kill_at(arguments, run, 10, whole=False)
+    kill_at(arguments, run, 18, whole=True)
     train(*arguments)
 
     record = launching.lines(run)
-    assert [line["step"] for line in record] == list(range(1, 61))
+    assert [line["step"] for line in record] == list(range(1, 31))
     rows = history(run)
-    assert [row["step"] for row in lines(rows)] == list(range(1, 61)) and len(segments(run)) == 3
+    assert [row["step"] for row in lines(rows)] == list(range(1, 31)) and len(segments(run)) == 3
+    assert {segment.name for segment in segments(run)} == {"run-trial1.wandb"}
     for line, row in zip(record, lines(rows), strict=True):
         assert {name: value for name, value in line.items() if not name.startswith(TIMED)}.items() <= row.items()
-    assert [row["step"] for row in rows if "samples.path" in row] == list(range(0, 61, 5))
+    assert [row["step"] for row in rows if "samples.path" in row] == list(range(0, 31, 5))
 
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
     events.Reload()
     found = events.Scalars("critic/loss")
-    assert [event.step for event in found] == list(range(1, 61))
+    assert [event.step for event in found] == list(range(1, 31))
     assert [event.value for event in found] == [np.float32(line["critic/loss"]) for line in record]
-    assert [event.step for event in events.Images("samples")] == list(range(0, 61, 5))
+    assert [event.step for event in events.Images("samples")] == list(range(0, 31, 5))
