@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from forked import in_processes
+from launching import TINY, assert_same_weights
+from PIL import Image
 from planting import run as run_planted
 from recorded import Pictures, recorder_of, tell
 
+from distgan.assembly import make_generator
 from distgan.checkpoint import Progress
+from distgan.config import load_config
+from distgan.config.schema import Data
+from distgan.data.dataset import open_dataset
+from distgan.data.place import Place
 from distgan.errors import UserError
 from distgan.run_folder import read_lines
+from distgan.sampling.fixed import fixed_grid
 
 
 def steps(run: Path) -> list[int]:
@@ -136,6 +146,80 @@ def test_a_standard_error_on_a_full_disk_ends_nothing(tmp_path, monkeypatch):
     assert steps(tmp_path / "run") == [1, 2]
 
 
+def test_the_raw_grids_go_the_way_of_the_others(tmp_path):
+    """Beside them, dropped with them, told to the views with them; the animation is of the average alone."""
+    run, progress = tmp_path / "run", Progress()
+    recorder, generator = recorder_of(run, progress, overrides=["data.channels=1"])
+    raw = make_generator(recorder.config)
+    torch.nn.init.normal_(next(raw.parameters()))
+    seen = []
+    recorder.start(generator, Pictures(torch.zeros(64, 1, 32, 32, dtype=torch.uint8)), "a run", raw)
+    recorder._views.picture = lambda name, path, step: seen.append((name, str(path.relative_to(run)), step))
+    for step in (10, 20, 30):
+        recorder.sample(step, generator, raw)
+    assert seen[:2] == [("samples", "samples/00000010.png", 10), ("samples/raw", "samples/raw/00000010.png", 10)]
+    one, other = (np.asarray(Image.open(run / place / "00000010.png")) for place in ("samples", "samples/raw"))
+    assert one.shape == other.shape == (3 * 66, 3 * 66, 3) and not np.array_equal(one, other)
+    progress.step = 10
+    recorder.rewind(10)
+    assert grids(run) == [0, 10] and sorted(path.name for path in (run / "samples" / "raw").iterdir()) == [
+        "00000000.png",
+        "00000010.png",
+    ]
+    with torch.no_grad():
+        next(generator.parameters()).mul_(4)  # frames that are alike would be one
+    recorder.sample(20, generator, raw)
+    recorder.close("preempted")
+    again, _ = recorder_of(run, Progress(step=10, images=320, real_diversity=0.0), overrides=["data.channels=1"])
+    again.start(generator, None, "a run", raw)
+    assert grids(run) == [0, 10] and len(list((run / "samples" / "raw").iterdir())) == 2
+    again.sample(20, generator, raw)
+    again.close("finished")
+    assert Image.open(run / "samples" / "evolution.gif").n_frames == 2  # of three, two alike
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_grid_leaves_the_generator_as_it_was(training):
+    config = load_config([TINY], ["run_dir=run", "data.classes=3"])
+    generator = make_generator(config).train(training)
+    generator.norms[0].eval()  # whatever its parts were in
+    before = copy.deepcopy(generator.state_dict())
+    state = torch.get_rng_state()
+    first = fixed_grid(generator, config)
+    assert [part.training for part in generator.modules() if part is not generator.norms[0]][0] is training
+    assert not generator.norms[0].training and generator.norms[1].training is training
+    assert all(torch.equal(before[name], tensor) for name, tensor in generator.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(first, fixed_grid(generator.eval(), config))
+
+
+def test_reals_are_laid_out_as_the_samples_are(shapes_shards, tmp_path):
+    """Of each class a row, the pictures of the stream's beginning in their order; black where a class has fewer."""
+    for name, overrides in {"plain": [], "classes": ["data.classes=4"]}.items():
+        run = tmp_path / name
+        recorder, generator = recorder_of(run, overrides=[*overrides, "samples.count=12"])
+        dataset = open_dataset(Data(shards=str(shapes_shards), resolution=32, classes=4 if overrides else 0))
+        recorder.start(generator, dataset, "a run")
+        recorder.close("finished")
+        reals, samples = (np.asarray(Image.open(run / place)) for place in ("reals.png", "samples/00000000.png"))
+        assert reals.shape == samples.shape
+        order = dataset._plan(dataset.split.train, 256, 0, 0, Place()).batch(0)
+        if overrides:
+            labels = dataset.shards.samples["label"][order]
+            order = np.concatenate([order[labels == label][:3] for label in range(4)])
+        pictures = dataset.read(order[:12]).permute(0, 2, 3, 1).numpy()
+        columns = reals.shape[1] // 66
+        for number, picture in enumerate(pictures):
+            top, left = 66 * (number // columns), 66 * (number % columns)
+            assert np.array_equal(reals[top : top + 64 : 2, left : left + 64 : 2], picture)
+    many = dataset.first_of_classes(4, 100, 0)
+    counts = np.bincount(dataset.shards.samples["label"], minlength=4)
+    shown = many.flatten(1).any(1).view(4, 100)
+    assert shown.sum(1).tolist() == np.minimum(counts, 100).tolist() and all(
+        row.tolist() == sorted(row.tolist(), reverse=True) for row in shown
+    )
+
+
 def test_other_processes_write_nothing_and_never_wait_for_lines(tmp_path):
     recorder, generator = recorder_of(tmp_path / "run", is_main=False)
     before = sorted(tmp_path.rglob("*"))
@@ -173,6 +257,20 @@ def test_a_run_made_longer_with_another_beat_drops_the_line_of_its_early_end_alo
         settings = [f"train.length={length} steps", f"tracking.every={beat} steps", "tracking.watch=false"]
         in_processes(1, tmp_path / str(length), run_planted, shapes_shards, tmp_path / "run", settings, [])
     assert steps(tmp_path / "run") == steps_of_lines
+
+
+def test_pictures_change_no_bit_of_the_training(shapes_shards, tmp_path):
+    for name, every in (("often", 1), ("never", 100)):
+        settings = ["train.length=6 steps", f"samples.every={every} steps", "tracking.watch=false"]
+        in_processes(1, tmp_path / f"in {name}", run_planted, shapes_shards, tmp_path / name, settings, [])
+    assert len(grids(tmp_path / "often")) == 7 and grids(tmp_path / "never") == [0, 6]
+    assert_same_weights(tmp_path / "often", tmp_path / "never", 6)
+
+
+def test_without_an_average_there_is_one_kind_of_grid(shapes_shards, tmp_path):
+    settings = ["train.length=2 steps", "train.ema_kimg=0", "tracking.watch=false"]
+    in_processes(1, tmp_path / "in", run_planted, shapes_shards, tmp_path / "run", settings, [])
+    assert grids(tmp_path / "run") == [0, 2] and not (tmp_path / "run" / "samples" / "raw").exists()
 
 
 class TestDiversity:
