@@ -14,6 +14,7 @@ if not __package__:  # run as a script: this folder's files must not stand befor
 
 from distgan import config as configs  # noqa: E402
 from distgan import doctor  # noqa: E402
+from distgan.compare import command as compare  # noqa: E402
 from distgan.data import index_command, prepare  # noqa: E402
 from distgan.errors import ConfigError  # noqa: E402
 from distgan.exit_status import exit_status, leave  # noqa: E402
@@ -66,6 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     runs.add_arguments(listing)
     listing.set_defaults(action=runs.run)
+
+    comparing = commands.add_parser(
+        "compare", help="runs side by side", description="Compares runs: their curves, configs, results and samples."
+    )
+    compare.add_arguments(comparing)
+    comparing.set_defaults(action=compare.run)
 
     toys.add_arguments(commands.add_parser("toy", help="critics where the truth is known", description=toys.__doc__))
 

@@ -14,6 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
+from pydantic_core import from_json
+
 from distgan.errors import ConfigError, RunFolderError, UserError
 from distgan.files import new_file
 
@@ -199,7 +201,7 @@ def read_lines(path: Path) -> Iterator[dict]:
     with open(path, "rb") as file:
         for data in file:
             try:
-                line = json.loads(data)
+                line = from_json(data, cache_strings="keys")  # three times as fast as json
                 whole = isinstance(line["step"], int)
             except (ValueError, KeyError, TypeError):
                 continue

@@ -26,7 +26,7 @@ STOREYS = [
     ["objectives"],
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
     ["sampling", "phases", "slurm"],
-    ["collapse", "evidence", "parity", "reading"],
+    ["collapse", "compare", "evidence", "parity", "reading"],
     ["measurements", "recorder", "restoring"],
     ["trainer", "doctor"],
     ["train", "cli"],
@@ -38,7 +38,9 @@ HOMES = {
     "webdataset": ("data/",),
     "fsspec": ("data/",),
     "aiohttp": ("data/",),
-    "wandb": ("tracking/",),
+    "wandb": ("tracking/", "compare/server.py"),
+    "plotly": ("compare/page.py",),
+    "jinja2": ("compare/page.py",),
     "accelerate": ("runtime.py", "trainer.py"),
 }
 """The only places that may import a library."""

@@ -1,0 +1,112 @@
+"""Runs from their folders."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from distgan.compare.run_data import RunData, settings_of
+from distgan.compare.series import Series, series_of
+from distgan.config.yaml_files import read_yaml
+from distgan.errors import ConfigError
+from distgan.run_folder import RunFolder, grids_in, read_lines
+from distgan.slurm.client import SlurmError
+from distgan.slurm.queue import Job, jobs_in_queue
+from distgan.slurm.run_record import RunRecord
+from distgan.slurm.standing import standing
+
+
+def read_folders(paths: Sequence[Path]) -> list[RunData]:
+    """The runs of these folders, in their order; what is damaged is passed over and told in `problems`."""
+    records = [RunRecord(path) for path in paths]
+    queue = _queue(records)
+    return [_run(record, queue) for record in records]
+
+
+def _queue(records: list[RunRecord]) -> dict[str, Job] | None:
+    """None where it is not known, which is told."""
+    try:
+        return jobs_in_queue(job for record in records for job in record.jobs)
+    except SlurmError as error:
+        print(f"distgan: {error}; states are by the files alone", file=sys.stderr, flush=True)
+        return None
+
+
+def _run(record: RunRecord, queue: dict[str, Job] | None) -> RunData:
+    folder = RunFolder(record.path)
+    config, trouble = _config(folder.config)
+    series, unread = _series(folder.metrics)
+    stands = standing(str(record.path), record, queue)
+    told = {key.rpartition(".")[2]: value for key, value in config.items() if key.startswith("tracking.")}
+    return RunData(
+        name=str(record.path),
+        place=str(record.path),
+        config=config,
+        series=series,
+        state=stands.state,
+        why=stands.why,
+        environment=_environment(folder.environment),
+        notes=str(told.get("notes") or ""),
+        tags=tuple(map(str, told.get("tags") or ())),
+        grids=_grids(folder.samples, _kimg_a_step(series, config)),
+        reals=folder.reals if folder.reals.exists() else None,
+        problems=tuple(dict.fromkeys([*stands.problems, *trouble, *unread])),
+    )
+
+
+def _config(path: Path) -> tuple[dict[str, object], list[str]]:
+    try:
+        tree = read_yaml(path)
+        return (settings_of(tree), []) if isinstance(tree, dict) else ({}, [f"{path.name}: is no config"])
+    except ConfigError as error:
+        return {}, [" ".join(str(error).split())]
+
+
+def _series(path: Path) -> tuple[Series, list[str]]:
+    try:
+        series = series_of(read_lines(path))
+        return series, [] if not series.is_empty else ["no lines of metrics yet"]
+    except OSError as error:
+        return series_of([]), [f"{path.name}: cannot be read: {error.strerror}"]
+
+
+def _kimg_a_step(series: Series, config: dict[str, object]) -> float | None:
+    if series.end("step") and series.end("kimg"):
+        return series.end("kimg") / series.end("step")
+    factors = (config.get("train.batch_size"), config.get("train.critic_steps"))
+    return factors[0] * factors[1] / 1000 if all(isinstance(factor, int) for factor in factors) else None
+
+
+def _grids(samples: Path, kimg_a_step: float | None) -> dict[float, Path]:
+    return {step * kimg_a_step: path for step, path in sorted(grids_in(samples).items())} if kimg_a_step else {}
+
+
+def _environment(path: Path) -> dict[str, str]:
+    """Of the newest start; what is not there is left out."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+        start = starts[-1]
+        packages = start.get("packages") or {}
+        git = start.get("git") or {}
+        commit = re.sub(r"[^0-9a-f].*", "", str(git.get("commit", "")))[:10]
+        told = {
+            "processes": start.get("world_size"),
+            "devices": counted(start.get("devices") or []) or "CPU",
+            "CPU cores": start.get("cpu_cores"),
+            "machine": start.get("host"),
+            "torch": packages.get("torch"),
+            "python": start.get("python"),
+            "commit": commit + (" and changes" if commit and git.get("changed") else ""),
+            "starts": len(starts),
+        }
+        return {name: str(value) for name, value in told.items() if value not in (None, "")}
+    return {}
+
+
+def counted(names: Sequence[str]) -> str:
+    """Equal ones once, with their number."""
+    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))

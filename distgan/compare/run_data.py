@@ -1,0 +1,69 @@
+"""A run as `distgan compare` knows it, wherever it was read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distgan.compare.series import Series
+from distgan.config import flatten
+from distgan.config.loading import validate
+from distgan.errors import ConfigError
+from distgan.grouping import group_of
+
+ENDED_WELL = "finished"
+STILL_GOING = ("running", "queued", "requeued")
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What is compared of a run."""
+
+    name: str
+    """Short, and no other run's."""
+    place: str
+    """Where it was read: a path as it was given, or a path on a server."""
+    config: dict[str, object]
+    """By key path; empty where there is none."""
+    series: Series
+    state: str
+    """As `distgan runs` has it, or a server's word."""
+    why: str | None = None
+    """What there is to say of the state."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Of the newest start, for a person."""
+    notes: str = ""
+    tags: tuple[str, ...] = ()
+    grids: dict[float, Path] = field(default_factory=dict)
+    """Sample grids by kimg, ascending."""
+    reals: Path | None = None
+    """A grid of real pictures."""
+    problems: tuple[str, ...] = ()
+    """What is wrong with its files."""
+
+    @property
+    def group(self) -> str:
+        """The same for runs that differ in their seed alone; a run without a config is a group of its own."""
+        return group_of(self.config) if self.config else self.name
+
+    @property
+    def seed(self) -> object:
+        return self.config.get("seed")
+
+
+def settings_of(tree: Mapping) -> dict[str, object]:
+    """A config by key path, as this version reads it; one of another version, or of another program, as it stands."""
+    plain = {key: value for key, value in tree.items() if not str(key).startswith("_")}
+    try:
+        return flatten(validate(plain))
+    except ConfigError:
+        return dict(_paths(plain, ""))
+
+
+def _paths(tree: Mapping, prefix: str):
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

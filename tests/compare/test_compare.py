@@ -1,0 +1,177 @@
+"""The command, on folders as trainings leave them."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from runs import add_grid, compare, line, make_run, make_run_of
+
+from distgan.compare.sources import read_runs
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """Two configs, two seeds each."""
+    root = tmp_path_factory.mktemp("four")
+    for seed in (0, 1):
+        make_run(root / f"gp-{seed}", f"seed={seed}", level=1 + seed)
+        make_run(root / f"lp-{seed}", f"seed={seed}", "objective.penalty=lp", level=3 + seed)
+    return root
+
+
+def test_a_folder_of_runs_is_a_table_of_runs_groups_and_differences(four):
+    text = compare(four).stdout
+    runs, groups, config = text.strip().split("\n\n")
+    assert [row.split()[0] for row in runs.splitlines()] == ["run", "gp-0", "gp-1", "lp-0", "lp-1"]
+    assert "evaluate/fid" in runs and "best evaluate/fid" in runs and "critic/loss" not in runs
+    assert len(groups.splitlines()) == 3 and "24 ± 7.1" in groups.splitlines()[1]  # 19 and 29
+    assert [row.split() for row in config.splitlines()[1:]] == [["objective.penalty", "gp", "gp", "lp", "lp"]]
+
+
+def test_json_has_everything_with_the_runs_by_group(four):
+    told = json.loads(compare(*sorted(four.iterdir()), "--format", "json").stdout)
+    assert [run["run"] for run in told["runs"]] == ["gp-0", "gp-1", "lp-0", "lp-1"]
+    assert [group["runs"] for group in told["groups"]] == [["gp-0", "gp-1"], ["lp-0", "lp-1"]]
+    assert told["differences"] == {"objective.penalty": {"gp-0": "gp", "gp-1": "gp", "lp-0": "lp", "lp-1": "lp"}}
+    wasserstein = told["groups"][1]["metrics"]["critic/wasserstein"]
+    assert wasserstein["final"] == {"mean": 35.0, "std": pytest.approx(7.0710678), "count": 2}
+    assert wasserstein["best"] is None
+    run = told["runs"][0]
+    assert run["metrics"]["evaluate/fid"]["best"]["step"] == 7 and run["metrics"]["evaluate/fid"]["better"] == "lower"
+    assert run["environment"]["devices"] == "2 x H100" and run["environment"]["commit"] == "0123456789 and changes"
+    assert (run["images_per_second"], run["data_wait"], run["kimg"], run["hours"]) == (105.5, 0.25, 0.4, 0.1)
+
+
+def test_csv_has_a_row_for_each_run_and_metric(four):
+    text = compare(four / "gp-*", "--format", "csv", "--metrics", "critic/loss,evaluate/fid").stdout
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [(row["run"], row["metric"]) for row in rows] == [
+        (run, metric) for run in ("gp-0", "gp-1") for metric in ("critic/loss", "evaluate/fid")
+    ]
+    assert float(rows[0]["final"]) == -10 and rows[0]["best"] == "" and float(rows[1]["best_step"]) == 7
+
+
+def test_the_page_is_the_same_for_the_same_runs(four, tmp_path):
+    done = compare(four, "--out", tmp_path / "a.html")
+    assert done.stdout.strip() == str(tmp_path / "a.html")
+    both = compare(four, "--out", tmp_path / "b.html", "--format", "json")
+    assert json.loads(both.stdout)["runs"] and both.stderr.strip() == str(tmp_path / "b.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_runs_that_go_on_or_have_ended_badly_are_marked(tmp_path):
+    going = make_run(tmp_path / "going", status="running")
+    make_run(tmp_path / "left", "seed=1", status="preempted")
+    failed = make_run(tmp_path / "broken", "seed=2", status="failed")
+    (failed / "end.json").write_text(json.dumps({"status": "failed", "why": "no memory"}))
+    died = make_run(tmp_path / "died", "seed=3", status="running")
+    (died / "environment.json").write_text(json.dumps({"starts": [{"host": platform.node()}]}))
+    (died / ".lock").touch()
+    with open(going / ".lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        runs = {run.name: run for run in read_runs([str(tmp_path)])}
+    assert {name: run.state for name, run in runs.items()} == {
+        "going": "running",
+        "left": "preempted",
+        "broken": "failed",
+        "died": "stopped",
+    }
+    assert runs["broken"].why == "no memory" and "killed" in runs["died"].why
+    text = compare(tmp_path).stdout
+    assert "broken: failed: no memory" in text and "died: stopped: ended without a word" in text
+
+
+def test_a_run_without_lines_or_with_damage_is_shown_with_what_is_left(tmp_path):
+    make_run_of(tmp_path / "empty", [])
+    torn = make_run(tmp_path / "torn", "seed=1")
+    with open(torn / "metrics.jsonl", "a") as file:
+        file.write('{"step": 11, "kimg": 0.44, "critic/lo\n\x00\x00\n[]\n{"step": 12, "critic/loss": NaN}\n')
+    (torn / "environment.json").write_text("[1]")
+    (torn / "config.yaml").write_text("train: [\n")
+    runs = {run.name: run for run in read_runs([str(tmp_path)])}
+    assert any("no lines" in problem for problem in runs["empty"].problems)
+    assert runs["torn"].series.end("step") == 12 and runs["torn"].environment == {}
+    assert any("config" in problem for problem in runs["torn"].problems)
+    assert "not finite" in compare(tmp_path, "--metrics", "critic/loss").stdout
+
+
+def test_a_config_of_another_version_is_compared_as_it_stands(tmp_path):
+    old = make_run(tmp_path / "old")
+    make_run(tmp_path / "new")
+    config = old / "config.yaml"
+    config.write_text(config.read_text() + "forgotten: {key: 3}\n")
+    told = json.loads(compare(tmp_path, "--format", "json").stdout)
+    assert told["differences"]["forgotten.key"] == {"old": 3, "new": None}
+
+
+def test_a_foreign_file_among_runs_is_passed_over_and_named(four, tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    done = compare(tmp_path / "notes.txt", four / "gp-0")
+    assert f"{tmp_path / 'notes.txt'}: no run there; passed over" in done.stderr and "gp-0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ([], 2, "name runs"),
+        (["nowhere"], 1, "nowhere: no such run"),
+        (["."], 1, "no run to compare"),
+        (["RUN", "--metrics", "critic/los"], 2, "'critic/los'; nearest: critic/loss"),
+        (["RUN", "--out", "no/folder/r.html"], 1, "no/folder/r.html: cannot be written"),
+        (["--wandb", "alone"], 2, "write entity/project"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(four, tmp_path, arguments, status, said):
+    words = [str(four / "gp-0") if word == "RUN" else word for word in arguments]
+    done = compare(*words, check=False, cwd=tmp_path)
+    assert done.returncode == status and "Traceback" not in done.stderr
+    assert said in done.stderr.splitlines()[-1]
+
+
+def test_runs_of_the_same_name_keep_apart(tmp_path):
+    for place in ("a", "b"):
+        make_run(tmp_path / place / "run")
+    assert [run.name for run in read_runs([str(tmp_path / "a"), str(tmp_path / "b")])] == ["a/run", "b/run"]
+    twice = read_runs([str(tmp_path / "a"), str(tmp_path / "a" / "run")])
+    assert [run.name for run in twice] == ["run"]
+
+
+def test_grids_have_the_kimg_of_their_step(tmp_path):
+    run = make_run(tmp_path / "run")
+    for step in (0, 5, 10):
+        add_grid(run, step, 100)
+    (run / "samples" / "other.png").touch()
+    (found,) = read_runs([str(run)])
+    assert list(found.grids) == pytest.approx([0, 0.2, 0.4])
+
+
+def test_the_command_needs_no_torch(four):
+    code = (
+        "import sys; from distgan.compare.sources import read_runs; from distgan.compare.page import page\n"
+        "page(read_runs(sys.argv[1:]), ['critic/loss'], 'kimg'); assert 'torch' not in sys.modules\n"
+        "assert 'wandb' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(four)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_many_long_runs_are_compared_in_seconds_on_a_page_of_bounded_size(tmp_path):
+    names = [f"critic/metric_{number}" for number in range(12)]
+    more = [{name: (step * 7919 % 1000) / 999 for name in names} for step in range(20000)]
+    first = make_run_of(tmp_path / "00", [line(step, **more[step]) for step in range(20000)])
+    for number in range(1, 6):
+        other = make_run(tmp_path / f"{number:02d}", f"seed={number}", count=1)
+        shutil.copy(first / "metrics.jsonl", other / "metrics.jsonl")
+    start = time.monotonic()
+    compare(tmp_path, "--out", tmp_path / "r.html")
+    assert time.monotonic() - start < 30  # 6 s on a quiet core
+    assert (tmp_path / "r.html").stat().st_size < 15e6
