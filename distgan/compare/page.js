@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const state = { axis: data.axis, log: false, smoothing: 0, range: null, hiddenRuns: new Set(), hiddenGroups: new Set() };
   const panels = [];
-  const settings = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"], plotlyServerURL: "" };
+  const settings = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "resetScale2d"]] };
 
   // The mean of each value and its neighbours, as many on each side as there are.
   function smooth(values) {
@@ -73,6 +73,7 @@
   function redraw(panel) {
     if (!panel.isNear || !panel.isStale) return;
     panel.isStale = false;
+    delete panel.place.dataset.drawn;
     panel.draw(panel.place).then(() => {
       if (!panel.isLinked && panel.sharesAxis) panel.place.on("plotly_relayout", (change) => zoomAll(panel, change));
       panel.isLinked = true;
@@ -168,12 +169,12 @@
         if (picture !== null) image.src = sources[picture];
       }
     };
-    for (const picture of new Set(reals.filter((real) => real !== null))) {
+    for (const [shards, picture] of reals) {
       const figure = document.createElement("figure");
       const caption = document.createElement("figcaption");
       const image = document.createElement("img");
-      caption.textContent = "real pictures";
-      image.alt = "real pictures";
+      caption.textContent = `real pictures of ${shards}`;
+      image.alt = caption.textContent;
       image.src = sources[picture];
       figure.append(caption, image);
       document.getElementById("pictures").append(figure);
