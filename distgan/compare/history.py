@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from distgan.compare.metrics import HISTOGRAM
+from distgan.tracking.names import HISTOGRAM
 
 _KIND = "._type"
 

@@ -92,13 +92,14 @@
     panels.forEach((panel) => { if (panel !== from) { panel.isStale = true; redraw(panel); } });
   }
 
-  function addPanel(title, draw, sharesAxis) {
+  function addPanel(title, meaning, draw, sharesAxis) {
     const box = document.createElement("div");
     const heading = document.createElement("h3");
     const place = document.createElement("div");
     box.className = "panel";
     place.className = "plot";
     heading.textContent = title;
+    heading.title = meaning;
     box.append(heading, place);
     document.getElementById("panels").append(box);
     panels.push({ box, place, draw, sharesAxis, isStale: true, isNear: false, isLinked: false });
@@ -188,8 +189,8 @@
   setUpControls();
   setUpLegend();
   setUpPictures();
-  for (const panel of data.panels) addPanel(panel.metric, (place) => drawCurves(place, panel), true);
-  if (data.histogram.curves.length) addPanel("gradient norms of the critic in the last line, share in each cell", drawHistogram, false);
+  for (const panel of data.panels) addPanel(panel.metric, panel.meaning, (place) => drawCurves(place, panel), true);
+  if (data.histogram.curves.length) addPanel("gradient norms of the critic in the last line, share in each cell", data.histogram.meaning, drawHistogram, false);
   const watch = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       const panel = panels.find(({ box }) => box === entry.target);
