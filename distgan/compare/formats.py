@@ -89,7 +89,7 @@ def over_seeds(found: Spread | None) -> str:
     """Mean ± standard deviation."""
     if found is None:
         return ""
-    return number(found.mean) if found.std is None else f"{number(found.mean)} ± {found.std:.2g}"
+    return number(found.mean) if found.std is None else f"{number(found.mean)} ± {float(f'{found.std:.2g}'):g}"
 
 
 def shown(value: object) -> str:

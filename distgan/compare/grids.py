@@ -30,8 +30,8 @@ class Grids:
     shown: list[list[tuple[float, int | None]]] = field(default_factory=list)
     """For each run and moment the kimg of its nearest grid and the number of its picture, None where that cannot be
     read; empty of a run without any."""
-    reals: list[int | None] = field(default_factory=list)
-    """For each run the number of its picture of reals."""
+    reals: list[tuple[str, int]] = field(default_factory=list)
+    """For each data set its shards and the number of a picture of reals."""
     pictures: list[str] = field(default_factory=list)
     """As data URIs."""
     unreadable: list[Path] = field(default_factory=list)
@@ -39,10 +39,11 @@ class Grids:
 
 def grids_of(runs: Sequence[RunData]) -> Grids:
     """Of runs that have pictures; moments are chosen evenly from the first grid of any run to the last."""
+    reals = _reals(runs)
     for moments in (_MOMENTS, _MOMENTS // 2, 3, 1):
         chosen = _moments(runs, moments)
         nearest = [_nearest(run, chosen) for run in runs]
-        files = dict.fromkeys([path for row in nearest for _, path in row] + [run.reals for run in runs if run.reals])
+        files = dict.fromkeys([path for row in nearest for _, path in row] + list(reals.values()))
         encoded, unreadable = _encoded(list(files))
         if sum(map(len, encoded.values())) <= _MOST_BYTES:
             break
@@ -51,10 +52,19 @@ def grids_of(runs: Sequence[RunData]) -> Grids:
     return Grids(
         moments=chosen,
         shown=[[(kimg, number.get(path)) for kimg, path in row] for row in nearest],
-        reals=[number.get(run.reals) for run in runs],
+        reals=[(shards, number[path]) for shards, path in reals.items() if path in number],
         pictures=[f"data:image/jpeg;base64,{base64.b64encode(data).decode()}" for data in numbers],
         unreadable=unreadable,
     )
+
+
+def _reals(runs: Sequence[RunData]) -> dict[str, Path]:
+    """A grid of real pictures of each data set, by its shards."""
+    found: dict[str, Path] = {}
+    for run in runs:
+        if run.reals:
+            found.setdefault(str(run.config.get("data.shards", run.name)), run.reals)
+    return found
 
 
 def _moments(runs: Sequence[RunData], most: int) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from distgan.compare.metrics import HISTOGRAM
+from distgan.tracking.names import HISTOGRAM
 
 _KIND = "._type"
 
@@ -44,8 +44,9 @@ def _line(flat: dict[str, object], step: int) -> dict:
         plain[HISTOGRAM] = flat[f"{HISTOGRAM}.values"]
     elif isinstance(flat.get(HISTOGRAM), list):
         plain[HISTOGRAM] = flat[HISTOGRAM]
-    seconds = {"seconds": plain.get("seconds", flat.get("_runtime"))}
-    return {**{name: value for name, value in plain.items() if value != ""}, **seconds, "step": step}
+    if "_runtime" in flat:
+        plain.setdefault("seconds", flat["_runtime"])
+    return {**{name: value for name, value in plain.items() if value != ""}, "step": step}
 
 
 def _whole(value: object) -> int | None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-HISTOGRAM = "critic/grad_norm_histogram"
-THROUGHPUT = "throughput/images_per_second"
-DATA_WAIT = "throughput/data_wait_fraction"
+from distgan.tracking.names import DATA_WAIT, THROUGHPUT
 
 AXES = ("step", "kimg", "hours")
 

@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const state = { axis: data.axis, log: false, smoothing: 0, range: null, hiddenRuns: new Set(), hiddenGroups: new Set() };
   const panels = [];
-  const settings = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"], plotlyServerURL: "" };
+  const settings = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "resetScale2d"]] };
 
   // The mean of each value and its neighbours, as many on each side as there are.
   function smooth(values) {
@@ -73,6 +73,7 @@
   function redraw(panel) {
     if (!panel.isNear || !panel.isStale) return;
     panel.isStale = false;
+    delete panel.place.dataset.drawn;
     panel.draw(panel.place).then(() => {
       if (!panel.isLinked && panel.sharesAxis) panel.place.on("plotly_relayout", (change) => zoomAll(panel, change));
       panel.isLinked = true;
@@ -91,13 +92,14 @@
     panels.forEach((panel) => { if (panel !== from) { panel.isStale = true; redraw(panel); } });
   }
 
-  function addPanel(title, draw, sharesAxis) {
+  function addPanel(title, meaning, draw, sharesAxis) {
     const box = document.createElement("div");
     const heading = document.createElement("h3");
     const place = document.createElement("div");
     box.className = "panel";
     place.className = "plot";
     heading.textContent = title;
+    heading.title = meaning;
     box.append(heading, place);
     document.getElementById("panels").append(box);
     panels.push({ box, place, draw, sharesAxis, isStale: true, isNear: false, isLinked: false });
@@ -168,12 +170,12 @@
         if (picture !== null) image.src = sources[picture];
       }
     };
-    for (const picture of new Set(reals.filter((real) => real !== null))) {
+    for (const [shards, picture] of reals) {
       const figure = document.createElement("figure");
       const caption = document.createElement("figcaption");
       const image = document.createElement("img");
-      caption.textContent = "real pictures";
-      image.alt = "real pictures";
+      caption.textContent = `real pictures of ${shards}`;
+      image.alt = caption.textContent;
       image.src = sources[picture];
       figure.append(caption, image);
       document.getElementById("pictures").append(figure);
@@ -187,8 +189,8 @@
   setUpControls();
   setUpLegend();
   setUpPictures();
-  for (const panel of data.panels) addPanel(panel.metric, (place) => drawCurves(place, panel), true);
-  if (data.histogram.curves.length) addPanel("gradient norms of the critic in the last line, share in each cell", drawHistogram, false);
+  for (const panel of data.panels) addPanel(panel.metric, panel.meaning, (place) => drawCurves(place, panel), true);
+  if (data.histogram.curves.length) addPanel("gradient norms of the critic in the last line, share in each cell", data.histogram.meaning, drawHistogram, false);
   const watch = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       const panel = panels.find(({ box }) => box === entry.target);

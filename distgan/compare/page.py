@@ -21,6 +21,7 @@ from distgan.compare.metrics import AXES, better
 from distgan.compare.run_data import STILL_GOING, RunData
 from distgan.compare.summary import Group, best, data_wait, groups_of, images_per_second
 from distgan.histogram import EDGES
+from distgan.tracking.names import HISTOGRAM, MEANINGS
 
 _HERE = Path(__file__).parent
 _COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#c2185b", "#7b52ab", "#8c564b", "#0097a7", "#6d6d00")
@@ -99,6 +100,7 @@ def _drawn(runs: Sequence[RunData], groups: list[Group], metrics: Sequence[str],
         ],
         "panels": [_panel(runs, groups, metric, most) for metric in metrics],
         "histogram": {
+            "meaning": MEANINGS[HISTOGRAM],
             "edges": EDGES,
             "curves": [
                 {
@@ -119,6 +121,7 @@ def _panel(runs: Sequence[RunData], groups: list[Group], metric: str, most: int)
     bands = [{"group": i, **{axis: band(group, metric, axis) for axis in AXES}} for i, group in enumerate(groups)]
     return {
         "metric": metric,
+        "meaning": MEANINGS.get(metric, ""),
         "positive": all(y > 0 for drawn in curves for y in drawn["y"]),
         "curves": curves,
         "bands": [drawn for drawn in bands if any(drawn[axis] for axis in AXES)],
@@ -188,6 +191,7 @@ def _results(runs: Sequence[RunData], groups: Sequence[Group], metrics: Sequence
     return [
         {
             "metric": metric,
+            "meaning": MEANINGS.get(metric, ""),
             "better": better(metric),
             "groups": [
                 {

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distgan.compare.metrics import HISTOGRAM
 from distgan.histogram import CELLS
+from distgan.tracking.names import HISTOGRAM
 
 _SECONDS_AN_HOUR = 3600
 _PLACES = ("step", "kimg", "seconds")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distgan.compare.metrics import AXES, DATA_WAIT, THROUGHPUT, better
+from distgan.compare.metrics import AXES, better
 from distgan.compare.run_data import ENDED_WELL, RunData
 from distgan.compare.series import Series
+from distgan.tracking.names import DATA_WAIT, THROUGHPUT
 
 
 @dataclass(frozen=True)
