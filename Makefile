@@ -1,11 +1,11 @@
-# make demo: installs, draws a data set, trains on it.   make test: installs, runs all tests.
+# make demo: installs, draws a data set, trains on it.   make test: installs, runs the tests.   make test-long: those that take minutes each.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PROCESSES ?= 2
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test parity storm lint clean
+.PHONY: demo test test-long parity storm lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/distgan prepare shapes --out data/shapes
@@ -20,6 +20,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2
+
+test-long: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses 2 -m long
 
 parity: $(INSTALLED)
 	$(BIN)/python tests/parity/matrix.py

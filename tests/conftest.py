@@ -13,6 +13,7 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from leftovers import put_back, state  # noqa: E402
 from small_disks import limited, mounted  # noqa: E402
 
 from distgan.data.prepare import prepare  # noqa: E402
@@ -24,15 +25,24 @@ settings.load_profile("shared")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Tests go one by one to whichever process is free, but all that share the Slurm cluster to one."""
-    from xdist.scheduler import LoadScopeScheduling
+    from scheduling import OneByOne
 
-    class Scheduling(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::")[0]
-            return "cluster" if file in ("tests/slurm/test_cluster.py", "tests/slurm/test_jobs.py") else nodeid
+    return OneByOne(config, log)
 
-    return Scheduling(config, log)
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Long ones first, so that no process is left with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(request):
+    """A test that changes its process for the next ones fails, and they find it unchanged."""
+    before = state()
+    yield
+    found = put_back(before)
+    assert not found, f"left behind: {'; '.join(found)}"
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
+import warm
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -21,8 +23,16 @@ TINY = ROOT / "tests" / "tiny.yaml"
 def train(
     *arguments: str | Path, processes: int | None = None, check: bool = True, **kwargs
 ) -> subprocess.CompletedProcess:
-    """`python distgan/train.py ...`, or with `processes` under `accelerate launch`."""
-    return run(command(*arguments, processes=processes), check=check, **kwargs)
+    """`python distgan/train.py ...`, or with `processes` under `accelerate launch`.
+
+    A training that must be a success is forked from a process that has loaded torch already (warm.py)."""
+    if not check or torch.cuda.is_available():  # CUDA does not survive a fork
+        return run(command(*arguments, processes=processes), check=check, **kwargs)
+    given, words = options(**kwargs), [str(argument) for argument in arguments]
+    folder = Path(given.get("cwd", Path.cwd()))
+    done = warm.finish(words, given["env"], folder, processes, given["timeout"])
+    assert done.returncode == 0, f"{words} ended with {done.returncode}:\n{done.stderr}"
+    return done
 
 
 def run(words: list[str], *, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
