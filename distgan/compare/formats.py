@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from distgan.compare.differences import differences
-from distgan.compare.metrics import AXES, better
+from distgan.compare.metrics import AXES
 from distgan.compare.run_data import RunData
 from distgan.compare.summary import (
     Group,
@@ -21,6 +21,7 @@ from distgan.compare.summary import (
     groups_of,
     images_per_second,
 )
+from distgan.tracking.names import better
 
 _CSV = ("run", "group", "seed", "state", "metric", "final", "final_step", "final_kimg", "final_hours")
 _CSV_BEST = ("better", "best", "best_step", "best_kimg", "best_hours")

@@ -1,4 +1,4 @@
-"""What is known of a metric by its name: its place among the others, and which of two values is better."""
+"""The place of a metric among the others, by its name."""
 
 from __future__ import annotations
 
@@ -7,24 +7,6 @@ from fnmatch import fnmatchcase
 from distgan.tracking.names import DATA_WAIT, THROUGHPUT
 
 AXES = ("step", "kimg", "hours")
-
-_BETTER = {
-    "evaluate/*fid*": "lower",
-    "evaluate/*kid*": "lower",
-    "evaluate/*mmd*": "lower",
-    "evaluate/*swd*": "lower",
-    "evaluate/*distance*": "lower",
-    "evaluate/*inception*": "higher",
-    "evaluate/*precision*": "higher",
-    "evaluate/*recall*": "higher",
-    "evaluate/*density*": "higher",
-    "evaluate/*coverage*": "higher",
-    "evaluate/*modes*": "higher",
-    THROUGHPUT: "higher",
-    DATA_WAIT: "lower",
-}
-"""First match counts. What is not here has no best: the losses of a game, and a Wasserstein estimate, which grows while
-the critic learns and falls while the generator does, say nothing by being large or small."""
 
 _ORDER = (
     "evaluate/*",
@@ -57,11 +39,6 @@ _TOLD = (
     "generator/diversity",
     THROUGHPUT,
 )
-
-
-def better(name: str) -> str | None:
-    """lower, higher, or None where a metric has no best."""
-    return next((which for pattern, which in _BETTER.items() if fnmatchcase(name, pattern)), None)
 
 
 def in_order(names: set[str]) -> list[str]:

@@ -17,11 +17,11 @@ from distgan.compare import formats
 from distgan.compare.curves import band, curve, points_of_a_curve
 from distgan.compare.differences import differences
 from distgan.compare.grids import Grids, grids_of
-from distgan.compare.metrics import AXES, better
+from distgan.compare.metrics import AXES
 from distgan.compare.run_data import STILL_GOING, RunData
 from distgan.compare.summary import Group, best, data_wait, groups_of, images_per_second
 from distgan.histogram import EDGES
-from distgan.tracking.names import HISTOGRAM, MEANINGS
+from distgan.tracking.names import HISTOGRAM, MEANINGS, better
 
 _HERE = Path(__file__).parent
 _COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#c2185b", "#7b52ab", "#8c564b", "#0097a7", "#6d6d00")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distgan.compare.metrics import AXES, better
+from distgan.compare.metrics import AXES
 from distgan.compare.run_data import ENDED_WELL, RunData
 from distgan.compare.series import Series
-from distgan.tracking.names import DATA_WAIT, THROUGHPUT
+from distgan.tracking.names import DATA_WAIT, THROUGHPUT, better
 
 
 @dataclass(frozen=True)

@@ -5,24 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from distgan.run_folder import read_lines
-
-HIGHEST, LOWEST = "highest", "lowest"
-BEST = {
-    "critic/wasserstein": LOWEST,
-    "critic/wasserstein_held_out": LOWEST,
-    "critic/held_out_gap": LOWEST,
-    "generator/diversity": HIGHEST,
-    "throughput/images_per_second": HIGHEST,
-}
-"""Of which metrics there is a best value, and which one it is; of all under `evaluate/` it is the lowest."""
-_EARLY = 0.1
-"""Share of a run whose lines count for no best value: a critic that knows nothing yet sees no distance."""
+from distgan.tracking.names import better
 
 
-def bests(metrics: Path, chosen: tuple[str | None, str], total: int) -> tuple[dict[str, float], dict[str, float]]:
-    """The best values and the last ones by name, of the lines in `metrics`. `chosen`: a metric more that has a best
-    one, and which that is; `total`: steps of the whole run."""
-    ways = {**BEST, **({chosen[0]: chosen[1]} if chosen[0] else {})}
+def bests(metrics: Path, chosen: tuple[str | None, str]) -> tuple[dict[str, float], dict[str, float]]:
+    """The best values, of metrics that have one, and the last ones by name, of the lines in `metrics`. `chosen`: a
+    metric more, and whether its `highest` or `lowest` value is the best (checkpoint.best, checkpoint.best_is)."""
     best: dict[str, float] = {}
     last: dict[str, float] = {}
     for line in read_lines(metrics):
@@ -30,8 +18,7 @@ def bests(metrics: Path, chosen: tuple[str | None, str], total: int) -> tuple[di
             if not isinstance(value, (int, float)):
                 continue
             last[name] = value
-            way = LOWEST if name.startswith("evaluate/") else ways.get(name)
-            if way is not None and line["step"] > _EARLY * total:
-                better = max if way == HIGHEST else min
-                best[name] = better(value, best.get(name, value))
+            way = {"highest": "higher", "lowest": "lower"}[chosen[1]] if name == chosen[0] else better(name)
+            if way is not None:
+                best[name] = (max if way == "higher" else min)(value, best.get(name, value))
     return best, last

@@ -1,6 +1,9 @@
-"""What a line of metrics.jsonl may hold, beside step, kimg and seconds: every name, and what it means."""
+"""What a line of metrics.jsonl may hold, beside step, kimg and seconds: every name, what it means, and which of two
+values is better."""
 
 from __future__ import annotations
+
+from fnmatch import fnmatchcase
 
 HISTOGRAM = "critic/grad_norm_histogram"
 HELD_OUT = "critic/wasserstein_held_out"
@@ -49,3 +52,26 @@ MEANINGS = {
     REPLACED: "bad pictures that this start has replaced, with data.bad_pictures replace",
 }
 """Shown by docs/tracking.md."""
+
+_BETTER = {
+    "evaluate/*fid*": "lower",
+    "evaluate/*kid*": "lower",
+    "evaluate/*mmd*": "lower",
+    "evaluate/*swd*": "lower",
+    "evaluate/*distance*": "lower",
+    "evaluate/*inception*": "higher",
+    "evaluate/*precision*": "higher",
+    "evaluate/*recall*": "higher",
+    "evaluate/*density*": "higher",
+    "evaluate/*coverage*": "higher",
+    "evaluate/*modes*": "higher",
+    THROUGHPUT: "higher",
+    DATA_WAIT: "lower",
+}
+"""First match counts. What is not here has no best: the losses of a game, and a Wasserstein estimate, which grows while
+the critic learns and falls while the generator does, say nothing by being large or small."""
+
+
+def better(name: str) -> str | None:
+    """lower, higher, or None where a metric has no best."""
+    return next((which for pattern, which in _BETTER.items() if fnmatchcase(name, pattern)), None)

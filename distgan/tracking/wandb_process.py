@@ -58,8 +58,6 @@ class Order(TypedDict):
     """none, last or all: which become artifacts."""
     best: list
     """checkpoint.best and best_is."""
-    total: int
-    """Steps of the whole run."""
 
 
 class Follower:
@@ -124,7 +122,7 @@ class Follower:
     def _summarise(self) -> None:
         """The best and last values of all lines: wandb itself knows those of one start alone."""
         self._summed = time.monotonic()
-        best, last = bests(self._folder.metrics, tuple(self._order["best"]), self._order["total"])
+        best, last = bests(self._folder.metrics, tuple(self._order["best"]))
         self._run.summary.update({"best": best, "last": last})
 
     def close(self, status: str) -> None:

@@ -138,5 +138,4 @@ def _order(config: Config, folder: RunFolder, run_id: str, step: int, environmen
         "orphan_seconds": ORPHAN_SECONDS,
         "checkpoints": settings.checkpoints,
         "best": [config.checkpoint.best, config.checkpoint.best_is],
-        "total": config.total_steps,
     }
