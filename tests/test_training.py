@@ -189,19 +189,6 @@ def test_a_signal_outside_the_loop_loses_nothing(tiny, tmp_path, moment):
     assert len(list((run / "checkpoints").glob("[0-9]*"))) == 1
 
 
-def test_a_run_killed_before_its_first_checkpoint_stays_the_same_wandb_run(tiny, tmp_path):
-    run = tmp_path / "run"
-    arguments = tiny("run", "tracking.wandb.mode=offline", "train.length=30 steps")
-    process = subprocess.Popen(command(*arguments), **_piped())
-    _wait_for_line(run, process)
-    process.kill()
-    process.communicate()
-    train(*arguments)
-    ids = {path.name.rsplit("-", 1)[1] for path in (run / "wandb").glob("offline-run-*")}
-    assert ids == {(run / "wandb_id").read_text().strip()}
-    assert len(list((run / "wandb").glob("offline-run-*"))) == 2
-
-
 def test_a_run_that_diverges_stops_before_it_spoils_its_checkpoints(tiny, tmp_path):
     wild = ["critic.optimizer.lr=1e30", "checkpoint.every=1 steps"]
     done = train(*tiny("run", *wild), check=False)

@@ -76,7 +76,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_run_neither_waits_nor_stops_and_is_written_offline(folder, server, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
-    recorder, generator = recorder_of(folder.path, overrides=["tracking.wandb.mode=online"])
+    recorder, generator = recorder_of(folder.path, overrides=["tracking.wandb.mode=online", "tracking.watch=false"])
     began = time.monotonic()
     recorder.start(generator, Pictures(), "a run")
     tell(recorder, *range(1, 200))

@@ -63,6 +63,7 @@ def test_steps_that_a_resume_trains_again_are_not_given_again(folder):
     recorder, generator = begin(folder, progress, 0)
     train(recorder, generator, *range(1, 58))
     recorder.close("failed")
+    progress.wandb_id = None  # as after a kill before the first checkpoint
     more = ["seed=3", "tracking.wandb.notes=why", "tracking.wandb.tags=[a]", "tracking.wandb.job_type=trial"]
     recorder, generator = begin(folder, progress, 50, *more)
     train(recorder, generator, *range(51, 64), none=None)
