@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -156,17 +156,14 @@ class Indexed:
         return self.read(self._plan(self.split.train, count, seed, 0, Place(), partitions=1).batch(0))
 
     def first_of_classes(self, classes: int, each: int, seed: int) -> torch.Tensor:
-        import numpy as np
+        from distgan.data.by_class import first_places
 
         train = self.split.train
         ordered = self._plan(train, 1, seed, 0, Place(), partitions=1).samples_of_epoch(0)
-        labels = self.shards.samples["label"][ordered]
-        by_label = np.argsort(labels, kind="stable")
-        starts, stops = (np.searchsorted(labels[by_label], np.arange(classes), side) for side in ("left", "right"))
-        places = [by_label[start : min(start + each, stop)] for start, stop in zip(starts, stops, strict=True)]
-        found = self.read(ordered[np.concatenate(places)])
-        shown = found.new_zeros(classes * each, *found.shape[1:])
-        shown[[label * each + i for label, some in enumerate(places) for i in range(len(some))]] = found
+        places = first_places(self.shards.samples["label"][ordered], classes, each)
+        found = self.read(ordered[places[places >= 0]])
+        shown = found.new_zeros(len(places), *found.shape[1:])
+        shown[places >= 0] = found
         return shown
 
     def read(self, samples: np.ndarray) -> torch.Tensor:
@@ -297,23 +294,14 @@ class Unindexed:
 
     def first_of_classes(self, classes: int, each: int, seed: int) -> torch.Tensor:
         """Of the first `_BATCHES_LOOKED_AT` batches of `classes * each` pictures."""
-        import torch
+        from distgan.data.by_class import first_pictures
 
-        data, found = self.data, [0] * classes
-        shown = torch.zeros(classes * each, data.channels, data.resolution, data.resolution, dtype=torch.uint8)
         batches = self.stream(classes * each, seed, 0, Place())
+        shape = self.data.channels, self.data.resolution, self.data.resolution
         try:
-            for _ in range(_BATCHES_LOOKED_AT):
-                pixels, labels = next(batches)
-                for picture, label in zip(pixels, labels.tolist(), strict=True):
-                    if 0 <= label < classes and found[label] < each:
-                        shown[label * each + found[label]] = picture
-                        found[label] += 1
-                if min(found) == each:
-                    break
+            return first_pictures(islice(batches, _BATCHES_LOOKED_AT), classes, each, shape)
         finally:
             batches.close()
-        return shown
 
 
 def classes_in_windows(shards: ShardSet, window: int) -> tuple[float, int]:

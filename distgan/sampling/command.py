@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from distgan.sampling.source import Found
 
 _COUNT = 64
+_MOST = 10**6
+"""Pictures of one command."""
 _NEAR = 8
 """Samples whose neighbours are looked for, where nothing is said."""
 _FRAMES = 60
@@ -131,12 +133,11 @@ def _in_turns(args: argparse.Namespace, found: Found) -> list[Wanted]:
 
 
 def _seeds(args: argparse.Namespace, default: int) -> list[int]:
-    from distgan.sampling.drawing import MOST
     from distgan.sampling.outputs import parse_seeds
 
     if args.seeds is None:
         return list(range(args.count or default))
-    seeds = parse_seeds(args.seeds, "--seeds", MOST)
+    seeds = parse_seeds(args.seeds, "--seeds", _MOST)
     if len(set(seeds)) < len(seeds):
         twice = next(seed for seed in seeds if seeds.count(seed) > 1)
         raise ConfigError(f"--seeds {args.seeds}: {twice} is named twice")
@@ -154,6 +155,8 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value}: must be at least 1")
+    if args.count is not None and args.count > _MOST:
+        raise ConfigError(f"--count {args.count}: {_MOST} at most; --seeds names others, in several commands")
     if args.truncation is not None and not (args.truncation > 0 and math.isfinite(args.truncation)):
         raise ConfigError(f"--truncation {args.truncation}: must be above 0, in standard deviations, such as 0.5 to 2")
     if args.count is not None and args.seeds is not None:

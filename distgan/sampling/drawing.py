@@ -12,9 +12,6 @@ from distgan.data.progress import Progress
 from distgan.sampling.latents import latents
 from distgan.tracking import pictures
 
-MOST = 10**6
-"""Pictures of one command."""
-
 
 class Wanted(NamedTuple):
     """One picture: of a seed and, where the generator has classes, of one of them."""

@@ -97,9 +97,11 @@ def _verified(folder: Path) -> Path:
 
 
 def _config_beside(path: Path, source: Path) -> Config | None:
-    """The config of the run that a checkpoint lies in."""
-    places = [source / "config.yaml", path.absolute().parents[min(2, len(path.absolute().parents) - 1)] / "config.yaml"]
-    return next((read_config(place) for place in places if place.is_file()), None)
+    """The config of the run that `source` is, or that the file `path` lies in, in one of its checkpoints."""
+    folders = [source]
+    if path.absolute().parents[1].name == "checkpoints":
+        folders.append(path.absolute().parents[2])
+    return next((read_config(folder / "config.yaml") for folder in folders if (folder / "config.yaml").is_file()), None)
 
 
 def _built(settings: dict[str, object], path: Path) -> nn.Module:

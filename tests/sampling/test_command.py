@@ -245,6 +245,7 @@ class TestRefused:
             (["--seeds", "0-99999999999"], "more than 1000000 seeds; use several commands"),
             (["--seeds", "1", "--count", "2"], "leave one out"),
             (["--count", "0"], "--count 0: must be at least 1"),
+            (["--count", "1000001"], "--count 1000001: 1000000 at most; --seeds names others"),
             (["--step", "7"], "--step 7: the checkpoints of"),
             (["--label", "0"], "--label 0: the run's labels are none: the run is unconditional"),
             (["--truncation", "0"], "--truncation 0.0: must be above 0"),
