@@ -97,7 +97,7 @@
     const heading = document.createElement("h3");
     const place = document.createElement("div");
     box.className = "panel";
-    place.className = "plot";
+    place.className = "chart";
     heading.textContent = title;
     heading.title = meaning;
     box.append(heading, place);

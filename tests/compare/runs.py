@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 from launching import TINY
-from launching import run as run_words
 from PIL import Image
 
+from distgan.compare import command
 from distgan.config import dump_config, load_config
 from distgan.histogram import CELLS
 
@@ -61,7 +62,10 @@ def add_grid(run: Path, step: int, shade: int) -> None:
     Image.fromarray(np.full((64, 64, 3), shade, np.uint8)).save(run / "samples" / f"{step:08d}.png")
 
 
-def compare(*arguments: object, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
-    """`distgan compare ...`."""
-    words = [sys.executable, "-m", "distgan.cli", "compare", *map(str, arguments)]
-    return run_words(words, check=check, **kwargs)
+def compare(*words: object) -> str:
+    """What `distgan compare ...` prints; raises what it tells in a line."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        command.run(parser.parse_args([str(word) for word in words]))
+    return printed.getvalue()

@@ -24,6 +24,7 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 EVIL = "<img src=x onerror=alert(1)>"
+NAME = f"</script>{EVIL} %{{x}}"
 NOTES = "</script><script>alert(2)</script> \u2028 &amp; {{ 7 * 7 }}"
 RUNS = ["run 0", "run 1", "run 2"]
 METRICS = ("critic/loss", "critic/wasserstein", "evaluate/fid")
@@ -58,7 +59,7 @@ def runs(tmp_path_factory):
     (root / EVIL / "status").write_text("failed\n")
     found = read_runs([str(root)])
     assert [run.name for run in found] == [EVIL, "seed0", "seed1"]
-    return [replace(found[0], notes=NOTES, tags=(EVIL,)), *found[1:]]
+    return [replace(found[0], name=NAME, notes=NOTES, tags=(EVIL,)), *found[1:]]
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +74,14 @@ def opened(browser, runs, tmp_path_factory):
 
 def _drawn(browser) -> None:
     """Waits until the panels near the window are drawn."""
-    waiting = "return document.querySelectorAll('.plot').length - document.querySelectorAll('[data-drawn]').length"
+    waiting = "return document.querySelectorAll('.chart').length - document.querySelectorAll('[data-drawn]').length"
     WebDriverWait(browser, 30).until(lambda b: b.execute_script(waiting) == 0)
 
 
 def _traces(browser, key: str) -> list[list]:
     """What plotly draws, by panel: (meta, the key) of each trace that is seen."""
     return browser.execute_script(
-        "return [...document.querySelectorAll('.plot')].map(plot => plot.data"
+        "return [...document.querySelectorAll('.chart')].map(plot => plot.data"
         ".filter(t => t.visible && t.hoverinfo !== 'skip').map(t => [t.meta, t[arguments[0]]]))",
         key,
     )
@@ -89,7 +90,7 @@ def _traces(browser, key: str) -> list[list]:
 def _paths(browser) -> list[list[float]]:
     """Lengths of the lines that stand in the page, by panel."""
     return browser.execute_script(
-        "return [...document.querySelectorAll('.plot')].map(plot => "
+        "return [...document.querySelectorAll('.chart')].map(plot => "
         "[...plot.querySelectorAll('.scatterlayer .trace .js-line')].map(path => path.getTotalLength()))"
     )
 
@@ -140,7 +141,9 @@ def test_the_axis_can_be_changed(opened):
     for axis in ("step", "hours", "kimg"):
         _click(opened, f'button[data-axis="{axis}"]')
         found[axis] = {meta: x[-1] for meta, x in _traces(opened, "x")[0]}
-        titles = opened.execute_script("return [...document.querySelectorAll('.plot .xtitle')].map(t => t.textContent)")
+        titles = opened.execute_script(
+            "return [...document.querySelectorAll('.chart .xtitle')].map(t => t.textContent)"
+        )
         assert titles[:-1] == [axis] * len(METRICS)
     assert [found[axis]["run 0"] for axis in ("step", "kimg", "hours")] == [10, 0.4, 0.1]
     assert [round(found[axis]["group 1"], 6) for axis in ("step", "kimg", "hours")] == [10, 0.4, 0.1]
@@ -148,7 +151,7 @@ def test_the_axis_can_be_changed(opened):
 
 def test_a_log_scale_is_taken_where_all_is_positive(opened):
     _click(opened, "#log")
-    kinds = opened.execute_script("return [...document.querySelectorAll('.plot')].map(p => p._fullLayout.yaxis.type)")
+    kinds = opened.execute_script("return [...document.querySelectorAll('.chart')].map(p => p._fullLayout.yaxis.type)")
     assert kinds == ["linear", "log", "log", "linear"]
     _click(opened, "#log")
 
@@ -186,22 +189,22 @@ def test_a_slider_over_kimg_shows_the_samples_of_all_runs(opened):
 
 
 def test_names_and_notes_are_text_and_nothing_else(opened):
-    assert EVIL in [chip.text for chip in opened.find_elements(By.CSS_SELECTOR, ".chip[data-run]")]
+    assert NAME in [chip.text for chip in opened.find_elements(By.CSS_SELECTOR, ".chip[data-run]")]
     body = opened.find_element(By.TAG_NAME, "body").text
     assert f"failed: why {EVIL}" in body and "</script><script>alert(2)</script>" in body and "{{ 7 * 7 }}" in body
     assert opened.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
     scripts = opened.execute_script("return document.querySelectorAll('script').length")
     assert scripts == 3
     number = opened.execute_script(
-        "const plot = document.querySelector('.plot');"
+        "const plot = document.querySelector('.chart');"
         "return plot.data.findIndex(trace => trace.meta === `run ${arguments[0]}`)",
-        [chip.text for chip in opened.find_elements(By.CSS_SELECTOR, ".chip[data-run]")].index(EVIL),
+        [chip.text for chip in opened.find_elements(By.CSS_SELECTOR, ".chip[data-run]")].index(NAME),
     )
     opened.execute_script(
-        "Plotly.Fx.hover(document.querySelector('.plot'), [{curveNumber: arguments[0], pointNumber: 5}])", number
+        "Plotly.Fx.hover(document.querySelector('.chart'), [{curveNumber: arguments[0], pointNumber: 5}])", number
     )
-    label = WebDriverWait(opened, 10).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".plot .hovertext"))
-    assert EVIL in label[0].get_property("textContent")
+    label = WebDriverWait(opened, 10).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".chart .hovertext"))
+    assert NAME in label[0].get_property("textContent")
 
 
 def test_pictures_fit_in_their_room_at_moments_from_the_first_to_the_last(tmp_path, monkeypatch):
