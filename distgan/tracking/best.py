@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from distgan.run_folder import read_lines
+from distgan.tracking.names import DIVERSITY, GAP, HELD_OUT, THROUGHPUT
 
 HIGHEST, LOWEST = "highest", "lowest"
 BEST = {
     "critic/wasserstein": LOWEST,
-    "critic/wasserstein_held_out": LOWEST,
-    "critic/held_out_gap": LOWEST,
-    "generator/diversity": HIGHEST,
-    "throughput/images_per_second": HIGHEST,
+    HELD_OUT: LOWEST,
+    GAP: LOWEST,
+    DIVERSITY: HIGHEST,
+    THROUGHPUT: HIGHEST,
 }
 """Of which metrics there is a best value, and which one it is; of all under `evaluate/` it is the lowest."""
 _EARLY = 0.1
