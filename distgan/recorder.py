@@ -83,7 +83,7 @@ class Recorder:
             print(summary, file=sys.stderr, flush=True)
         self._last = (self._progress.images, self._progress.seconds, 0.0)
         write_atomically(self.folder.config, dump_config(self.config))
-        command = [masked(word) for word in sys.argv]
+        command = [_without_secret(word) for word in sys.argv]
         start = record_start(self.folder.environment, self._progress.step, self._world_size, command)
         self.folder.write_status("running")
         self._open(self._progress.step, self.config.total_steps, start)
@@ -258,6 +258,12 @@ def _without_secrets(config: Config) -> Config:
     shards = config.data.shards
     masked = shown(shards) if isinstance(shards, str) else [shown(shard) for shard in shards]
     return config.model_copy(update={"data": config.data.model_copy(update={"shards": masked})})
+
+
+def _without_secret(word: str) -> str:
+    """A word of the command line as others may see it."""
+    key, pipe, _ = word.partition("pipe:")
+    return f"{key}pipe:..." if pipe else masked(word)
 
 
 def _attempt(call: Callable, *args) -> UserError | None:

@@ -35,7 +35,7 @@ from distgan.exit_status import LEFT_BEHIND
 from distgan.objectives import critic as critic_module
 from distgan.phases import Phases
 from distgan.runtime import Runtime
-from distgan.tracking import weights_and_biases
+from distgan.tracking import wandb_process
 
 NETWORKS = (checkpoint.GENERATOR, checkpoint.GENERATOR_EMA, checkpoint.CRITIC)
 ROW = re.compile(r"^(\w+) +(fine|NOT FINE|remark) +(.+(?:\n {20,}.+)*)", re.MULTILINE)
@@ -355,11 +355,11 @@ def test_more_images_in_a_batch_than_there_are_is_a_remark(tiny, capsys, tmp_pat
 
 
 def test_a_key_for_wandb_is_asked_for_only_online(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(weights_and_biases, "has_key", lambda: False)
+    monkeypatch.setattr(wandb_process, "has_key", lambda: False)
     assert main(["doctor", *tiny, "tracking.wandb.mode=offline"]) == 0
     capsys.readouterr()
     assert "run `wandb login`" in ill(capsys, [*tiny, "tracking.wandb.mode=online"], but="logging")
-    monkeypatch.setattr(weights_and_biases, "has_key", lambda: True)
+    monkeypatch.setattr(wandb_process, "has_key", lambda: True)
     assert main(["doctor", *tiny, "tracking.wandb.mode=online"]) == 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from distgan.tracking.tracker import Sink
+from distgan.trouble import tell
 
 ROOM = 10_000
 """Lines and pictures that may wait."""
@@ -88,15 +88,7 @@ class Background:
         if self._over:
             return
         self._over = True
-        tell_of(self._name, f"{why}; metrics.jsonl has everything, {self._later}")
-
-
-def tell_of(name: str, text: str) -> None:
-    """A line on stderr, which nobody may be able to write."""
-    try:
-        print(f"distgan: {name}: {text}", file=sys.stderr, flush=True)
-    except (OSError, ValueError):
-        return
+        tell(f"{self._name}: {why}; metrics.jsonl has everything, {self._later}")
 
 
 def _told(error: Exception) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
 from datetime import datetime
 from pathlib import Path
+
+from PIL import Image
 
 from distgan.errors import ConfigError
 from distgan.histogram import EDGES
@@ -77,13 +80,19 @@ class TensorBoardSink:
         )
 
     def picture(self, name: str, path: Path, step: int) -> None:
-        import numpy as np
-        from PIL import Image
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
-        if self._held.lacks_picture(name, step) and path.exists():  # it may be of a past that the run has left
+        if not self._held.lacks_picture(name, step):
+            return
+        with contextlib.suppress(OSError), Image.open(path) as picture:  # of a past that the run has left: gone
             self._held.pictures[name] = step
-            pixels = np.asarray(Image.open(path).convert("RGB"))
-            self._writer.add_image(name, pixels, step, dataformats="HWC")
+            (width, height), channels = picture.size, len(picture.getbands())
+            # as it is: add_image would encode the pixels once more, which takes longer than a step
+            image = Summary.Image(
+                height=height, width=width, colorspace=channels, encoded_image_string=path.read_bytes()
+            )
+            summary = Summary(value=[Summary.Value(tag=name, image=image)])
+            self._writer.file_writer.add_summary(summary, step)
 
     def checkpoint(self, path: Path) -> None:
         pass

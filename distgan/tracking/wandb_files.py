@@ -28,15 +28,14 @@ def rows(segment: Path) -> Iterator[dict]:
     """The rows of history in a file, by wandb's own reader. Raises Unreadable where that fails."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(segment)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as reader:
-        whole = True
         for text in reader.stdout:
             record = json.loads(text)
             if record["type"] == "history":
                 yield record["history"]["item"]
         problem = reader.stderr.read().strip()
-        whole = reader.wait() == 0
-    if not whole and segment.stat().st_size > 7:  # an empty one has a header of 7 bytes, if any
-        raise Unreadable(f"{segment}: `wandb leet inspect`: {problem.splitlines()[-1] if problem else 'fails'}")
+    if reader.returncode:
+        why = problem.splitlines()[-1] if problem else "`wandb leet inspect` fails"
+        raise Unreadable(f"{segment}: {why}; move its folder away, and the next start gives W&B these lines again")
 
 
 def held(folder: Path, run_id: str) -> Held:

@@ -99,9 +99,12 @@ class Follower:
             self._summarise()
 
     def picture(self, name: str, path: str | Path, step: int) -> None:
-        if self._held.lacks_picture(name, step) and Path(path).exists():  # it may be of a past that the run has left
+        if not self._held.lacks_picture(name, step):
+            return
+        with contextlib.suppress(OSError):  # it may be of a past that the run has left, and is gone then
+            image = wandb.Image(str(path))
             self._held.pictures[name] = step
-            self._run.log({name: wandb.Image(str(path)), "step": step}, step=max(step, self._held.line))
+            self._run.log({name: image, "step": step}, step=max(step, self._held.line))
 
     def checkpoint(self, path: str) -> None:
         self._last_checkpoint = Path(path)

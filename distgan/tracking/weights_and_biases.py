@@ -13,7 +13,7 @@ from pathlib import Path
 from distgan.config import Config, flatten
 from distgan.grouping import group_of
 from distgan.run_folder import RunFolder
-from distgan.tracking.background import tell_of
+from distgan.trouble import tell
 
 NAME = "W&B"
 LATER = "and the next start of the run gives W&B what it lacks"
@@ -33,7 +33,7 @@ def new_run_id() -> str:
 class WandbSink:
     """One W&B run for a run folder, however often it is started, or goes back to a checkpoint; each step arrives once.
 
-    Its methods may take long, and raise OSError when the process that does the work has ended."""
+    Its methods may take long, and raise RuntimeError when the process that does the work has failed."""
 
     def __init__(self, config: Config, folder: RunFolder, run_id: str, step: int, environment: dict) -> None:
         """`config` without secrets; `step`: from which the run goes on; `environment`: shown beside the config."""
@@ -46,7 +46,7 @@ class WandbSink:
         """Waits until W&B has begun, offline where the server cannot be reached. Raises RuntimeError."""
         why = self._start(self._order["mode"])
         if why and self._order["mode"] == "online" and not self._abandoned:
-            tell_of(NAME, f"{why}; writing offline instead, {_SYNC}; metrics.jsonl has everything")
+            tell(f"{NAME}: {why}; writing offline instead, {_SYNC}; metrics.jsonl has everything")
             why = self._start("offline")
         if why:
             raise RuntimeError(why)

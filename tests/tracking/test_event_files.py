@@ -54,6 +54,8 @@ def test_after_a_rollback_and_a_resume_it_shows_what_the_record_does(tmp_path):
     assert [event.step for event in events.Scalars("factor")] == list(range(1, 13))
     assert found == {**dict.fromkeys(range(1, 9), 1.0), 9: 2.0, 10: 2.0, 11: 3.0, 12: 3.0}
     assert [event.step for event in events.Images("samples")] == [0, 4, 8, 12]
+    shown = events.Images("samples")[-1]
+    assert shown.encoded_image_string == (run / "samples" / "00000012.png").read_bytes() and shown.width > 64
     times = [event.wall_time for event in events.Scalars("factor")]
     assert np.allclose(np.diff(times), 1.0)  # seconds of training
     assert {"kimg", "seconds", "critic/loss"} <= set(events.Tags()["scalars"])

@@ -23,6 +23,7 @@ from distgan.recorder import _without_secrets
 from distgan.run_folder import RunFolder
 from distgan.tracking import pictures, wandb_process, weights_and_biases
 from distgan.tracking.background import Background
+from distgan.tracking.wandb_files import Unreadable
 from distgan.tracking.weights_and_biases import WandbSink, new_run_id
 
 OFFLINE = "tracking.wandb.mode=offline"
@@ -94,7 +95,7 @@ def test_steps_that_a_resume_trains_again_are_not_given_again(folder):
 def test_a_trial_that_is_tracked_late_has_all_its_lines_and_no_secret_gets_out(folder, monkeypatch):
     key, url = "c0ffee" * 7, "https://me:hushhush@host/set/x-{0..3}.tar?X-Signature=hushhush"
     monkeypatch.setenv("WANDB_API_KEY", key)
-    monkeypatch.setattr(sys, "argv", ["train.py", f"data.shards={url}"])
+    monkeypatch.setattr(sys, "argv", ["train.py", f"data.shards={url}", "data.shards=pipe:curl -H hushhush x"])
     progress = Progress()
     recorder, generator = begin(folder, progress, 0, "tracking.wandb.mode=off", f"data.shards={url}")
     train(recorder, generator, 1, 2, 3)
@@ -198,6 +199,16 @@ class TestFollower:
         follower.metrics({"step": 90, "seconds": 1})
         assert [step for step, _ in run.rows] == [60, 60, 70, 80, 90]
         assert [list(row) for step, row in run.rows if step == 60] == [["step", "seconds"], ["samples", "step"]]
+
+    def test_a_file_that_is_not_readable_is_named_with_the_way_out(self, folder, follow):
+        order = sink_of(folder)._order
+        segment = folder.path / "wandb" / f"offline-run-1-{order['run_id']}" / f"run-{order['run_id']}.wandb"
+        segment.parent.mkdir(parents=True)
+        segment.touch()  # of a start that was killed at once
+        follow(0, 0, run_id=order["run_id"])
+        segment.write_bytes(b"damaged" * 100)
+        with pytest.raises(Unreadable, match=f"{segment.name}: .*; move its folder away, and the next start gives"):
+            follow(0, 0, run_id=order["run_id"])
 
     def test_weights_of_whole_checkpoints_become_artifacts(self, folder, follow):
         for step in (10, 20, 30):
