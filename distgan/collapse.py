@@ -9,7 +9,7 @@ from distgan import randomness
 from distgan.config import Config
 from distgan.sampling.fixed import generate
 from distgan.tracking.diversity import COUNT, spread
-from distgan.tracking.meter import DIVERSITY
+from distgan.tracking.names import DIVERSITY
 from distgan.tracking.symptoms import Symptoms
 from distgan.trouble import tell
 

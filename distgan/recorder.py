@@ -26,7 +26,7 @@ from distgan.tracking.curves import save_curves
 from distgan.tracking.diversity import COUNT, spread
 from distgan.tracking.given import Given, remember_given
 from distgan.tracking.json_lines import JsonLines
-from distgan.tracking.meter import DATA_WAIT, THROUGHPUT
+from distgan.tracking.names import DATA_WAIT, THROUGHPUT
 from distgan.tracking.terminal import Terminal
 from distgan.tracking.tracker import Sink, Tracker
 from distgan.trouble import Trouble, tell

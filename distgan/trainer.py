@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from distgan import checkpoint, exit_status, randomness
+from distgan import checkpoint, exit_status
 from distgan.assembly import generator_settings, make_critic, make_generator
 from distgan.averaging import WeightAverage
 from distgan.bad_numbers import BadUpdate, Update
 from distgan.config import Config
 from distgan.data.dataset import Dataset
-from distgan.data.place import Place
-from distgan.data.stream import BatchStream
-from distgan.errors import DataError, Diverged, UserError
+from distgan.errors import Diverged, UserError
 from distgan.evidence import Evidence, way_out
+from distgan.measurements import Measurements
 from distgan.periodic import Clock, Periodic, TimeLimit
 from distgan.phases import Inputs, Phase, Phases
+from distgan.reading import Reader
 from distgan.recorder import Recorder
 from distgan.restoring import Restorer
 from distgan.run_folder import RunFolder
 from distgan.runtime import Runtime, Vote, parameters
 from distgan.schedules import ema_decay
 from distgan.stopping import StopSignals
-from distgan.tracking.meter import REPLACED, Meter
+from distgan.tracking.meter import Meter, Metrics
+from distgan.tracking.names import HISTOGRAM, REPLACED
 from distgan.trouble import tell
 
 _ADVICE = "the run has diverged. Try a lower learning rate"
@@ -44,6 +44,8 @@ class Trainer:
         self.average = WeightAverage(self.generator)
         self.phases = Phases(config, runtime, self.generator, self.critic)
         self.meter = Meter(runtime.device)
+        self.reader = Reader(config, runtime, self.phases, dataset)
+        self.measurements = Measurements(config, runtime, self.phases, self.reader, self.average.network)
         self.state = checkpoint.TrainState(
             networks={
                 checkpoint.GENERATOR: self.generator,
@@ -55,9 +57,7 @@ class Trainer:
             progress=checkpoint.Progress(),
             generator_settings=generator_settings(config),
         )
-        self._inputs: Inputs | None = None
         self._first_step = self._saved_step = 0
-        self._replaced: frozenset[str] = frozenset()
         self.steps_taken = 0
         """By this start."""
         self._save_is_late: Callable[[], bool] = lambda: False
@@ -140,11 +140,11 @@ class Trainer:
         """From where the progress stands. Raises BadUpdate, on all processes alike."""
         total, stop = self.config.total_steps, False
         clock = Clock(self.progress.seconds)
-        with self._reading() as stream:
-            line, sample, save = self._jobs(stream, clock)
+        with self.reader.at(self.progress.images, self.measurements.lines(self.progress.step)):
+            line, sample, save = self._jobs(clock)
             self._save_is_late = lambda: save.is_late(clock.since_save()) or self._must_measure(limit)
             while self.progress.step < total and not stop:
-                self._step(stream, vote)
+                self._step(vote)
                 limit.stepped()
                 self._mark("agreeing with the others to go on")
                 stop, late = vote.result()
@@ -170,7 +170,7 @@ class Trainer:
             if not job.is_due(self.progress.step) or self.progress.step == self._first_step:
                 job.action()
 
-    def _jobs(self, stream: BatchStream, clock: Clock) -> tuple[Periodic, Periodic, Periodic]:
+    def _jobs(self, clock: Clock) -> tuple[Periodic, Periodic, Periodic]:
         """What is done now and then, in this order: a checkpoint does not hold the metrics of a line before it."""
         config = self.config
 
@@ -179,8 +179,11 @@ class Trainer:
             self.phases.guard.look()
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
-            metrics = {**self.meter.take(), **self.phases.scaling(self.progress.tried), **self._count_replaced(stream)}
-            self.recorder.line(self.progress, metrics, stream.wait_seconds)
+            metrics = {**self.meter.take(), **self.phases.scaling(self.progress.tried)}
+            if (replaced := self.reader.count_replaced()) is not None:
+                metrics[REPLACED] = replaced
+            measured, waited = self.measurements.take(self.progress.step)
+            self.recorder.line(self.progress, metrics | measured, waited)
             self._check_finite(metrics)
 
         def sample() -> None:
@@ -206,26 +209,12 @@ class Trainer:
             Periodic.of(config.checkpoint.every, config.images_per_step, save),
         )
 
-    def _count_replaced(self, stream: BatchStream) -> dict[str, float]:
-        """With data.bad_pictures replace: bad pictures that this start has replaced, of all processes. Raises
-        DataError, on all of them, when there are too many."""
-        data = self.config.data
-        if data.bad_pictures != "replace":
-            return {}
-        found = len(self.runtime.union(self._replaced | stream.replaced))
-        if found > data.bad_limit:
-            raise DataError(
-                f"{found} bad pictures were replaced, more than data.bad_limit {data.bad_limit}; look at the shards "
-                "with `distgan doctor --data` and make them again, or raise data.bad_limit"
-            )
-        return {REPLACED: found}
-
-    def _check_finite(self, metrics: dict[str, float]) -> None:
+    def _check_finite(self, metrics: Metrics) -> None:
         """Raises UserError, on all processes alike, before broken weights replace whole ones.
 
         With fp16 a single infinity is no failure: the scaler skips that update. One that skips nearly all is.
         """
-        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+        broken = [name for name, value in metrics.items() if name != HISTOGRAM and not math.isfinite(value)]
         if broken and self.config.train.precision != "fp16":
             raise Diverged(f"step {self.progress.step}: {', '.join(broken)} is not finite; {_ADVICE}")
         for name in self.phases.hopeless(self.progress.tried):
@@ -234,7 +223,7 @@ class Trainer:
                 f"bf16, or where it had trained before: {_ADVICE}"
             )
 
-    def _step(self, stream: BatchStream, vote: Vote) -> None:
+    def _step(self, vote: Vote) -> None:
         """`critic_steps` updates of the critic and one of the generator, beside which the processes vote."""
         done = self.progress.step / self.config.total_steps
         for phase in self.phases:
@@ -243,11 +232,13 @@ class Trainer:
             self.phases.begin(phase, done)
             for repeat in range(phase.repeats):
                 self._mark("reading the batch", phase.name, repeat + 1)
-                inputs = self._read(phase, repeat, stream)
+                inputs = self._read(phase, repeat)
                 self._mark("gradients", phase.name, repeat + 1)
                 found = self.phases.gradients(phase, inputs, self.progress.step * phase.repeats + repeat)
                 self._mark("applying them", phase.name, repeat + 1)
-                left_out = self.phases.apply(phase, self._update(phase, repeat, inputs, found))
+                told = repeat + 1 == phase.repeats and self.measurements.is_line(self.progress.step + 1)
+                with self.measurements.watching(phase) if told else contextlib.nullcontext():
+                    left_out = self.phases.apply(phase, self._update(phase, repeat, inputs, found))
                 for metrics, share in found:
                     self.meter.add(metrics, share, left_out)
                 self.progress.tried[phase.name] += 1
@@ -274,41 +265,11 @@ class Trainer:
             losses=[(metrics[f"{phase.name}/loss"], share) for metrics, share in found],
         )
 
-    def _read(self, phase: Phase, repeat: int, stream: BatchStream) -> Inputs:
+    def _read(self, phase: Phase, repeat: int) -> Inputs:
         keys = self.phases.keys(phase, self.progress.step, repeat, self.progress.rollbacks)
         if not phase.fresh_reals:
-            return self._inputs._replace(keys=keys)
-        batch = next(stream)
-        labels = batch.labels.to(self.runtime.device, non_blocking=True) if self.config.data.classes else None
-        real = self.runtime.images(batch.pixels)
-        if self.config.data.flip:
-            mirrored = randomness.uniform(keys, "flip") < 0.5
-            real = torch.where(mirrored[:, None, None, None], real.flip(-1), real)
-        self._inputs = Inputs(real, labels, keys)
-        return self._inputs
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[BatchStream]:
-        """The stream from where the progress stands; what was replaced in it stays counted when the run goes back."""
-        with contextlib.closing(self._stream()) as stream:
-            try:
-                yield stream
-            finally:
-                self._replaced |= stream.replaced
-
-    def _stream(self) -> BatchStream:
-        runtime = self.runtime
-        place = Place(
-            rank=runtime.rank,
-            world_size=runtime.world_size,
-            device=str(runtime.device),
-            local_rank=runtime.local_rank,
-            local_size=runtime.local_size,
-            cores=runtime.cores,
-            share=runtime.share_on_machine,
-            union=runtime.union,
-        )
-        return self.dataset.stream(self.config.train.batch_size, self.config.seed, self.progress.images, place)
+            return self.reader.newest._replace(keys=keys)
+        return self.reader.read(keys)
 
     def _answer(self, bad: BadUpdate) -> None:
         """Goes back to the newest checkpoint where the config says so. Else keeps what is needed to study the update,
@@ -325,7 +286,8 @@ class Trainer:
             self.recorder.rolls_back(made + 1)
             self.restorer.go_back(newest)
             self.phases.reset()
-            self._inputs, self._first_step, self._saved_step = None, self.progress.step, self.progress.step
+            self.reader.forget()
+            self._first_step = self._saved_step = self.progress.step
             self.recorder.rewind(self.progress.step)
             if self.runtime.is_main:
                 tell(f"{evidence}; rollback {made + 1} of {train.rollbacks}, to step {self.progress.step}")

@@ -53,7 +53,7 @@ def run(
     config = load_config([TINY], [f"data.shards={shards}", f"run_dir={folder}", *settings])
     recorder.save_curves = recorder.pictures.save_evolution = lambda *_: None  # they take longer than the training
     if lagged is not None:
-        phases_module.make_optimizer = _fused
+        phases_module.make_optimizer = fused
     runtime, run_folder = Runtime(config), RunFolder(config.run_dir)
     torch.set_num_threads(1)
     run_folder.create()
@@ -69,7 +69,7 @@ def run(
     return Outcome(status, trainer.progress.rollbacks, reals)
 
 
-def _fused(settings, network) -> torch.optim.Optimizer:
+def fused(settings, network) -> torch.optim.Optimizer:
     return torch.optim.Adam(network.parameters(), settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
 
 

@@ -17,7 +17,7 @@ PACKAGE = Path(distgan.__file__).parent
 ROOT = PACKAGE.parent
 
 STOREYS = [
-    ["errors", "files", "trouble", ""],
+    ["errors", "files", "histogram", "trouble", ""],
     ["config", "grouping", "shared_folder", "run_folder", "launcher"],
     ["exit_status"],
     ["stopping", "watchdog"],
@@ -26,8 +26,8 @@ STOREYS = [
     ["objectives"],
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
     ["sampling", "phases", "slurm"],
-    ["collapse", "evidence", "parity"],
-    ["recorder", "restoring"],
+    ["collapse", "evidence", "parity", "reading"],
+    ["measurements", "recorder", "restoring"],
     ["trainer", "doctor"],
     ["train", "cli"],
 ]

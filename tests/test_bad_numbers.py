@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from forked import in_processes
-from launching import TINY, assert_same_weights, lines, train
+from launching import TINY, assert_same_weights, lines, train, without_machine
 from planting import Outcome, Plant, run
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,7 +29,6 @@ LAYERED = ["generator={name: mlp, latent: 8, width: 16, norm: layer}", "critic={
 SELDOM = ["tracking.every=4 steps", "checkpoint.every=3 steps"]
 NO_LINES = "tracking.every=1000 steps"
 EACH, EACH_FOURTH = "checkpoint.every=1 steps", "checkpoint.every=4 steps"
-CLOCK = ("seconds", "throughput/images_per_second", "throughput/data_wait_fraction")
 
 
 def run_strictly(rank: int, *args) -> Outcome:
@@ -40,10 +39,6 @@ def run_strictly(rank: int, *args) -> Outcome:
 
 def evidence(folder: Path, name: str) -> tuple[dict, dict[str, Tensor]]:
     return json.loads((folder / name / "report.json").read_text()), load_file(folder / name / "draws.safetensors")
-
-
-def without_clock(run: Path) -> list[dict]:
-    return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines(run)]
 
 
 class TestStop:
@@ -179,7 +174,7 @@ class TestSkip:
             folder = tmp_path / str(processes)
             told = in_processes(processes, folder, run, shapes_shards, folder / "run", [*self.SETTINGS, *SMALL], plants)
             assert [outcome.status for outcome in told] == ["finished"] * processes
-        one, two = (without_clock(tmp_path / str(processes) / "run") for processes in (1, 2))
+        one, two = (without_machine(tmp_path / str(processes) / "run") for processes in (1, 2))
         for a, b in zip(one, two, strict=True):
             assert a == pytest.approx(b, rel=1e-9)
         assert [line["critic/skipped_updates"] for line in one] == [0, 0, 1, 1, 1, 2, 2, 2]
@@ -195,7 +190,7 @@ class TestSkip:
             folder = tmp_path / str(lagged)
             in_processes(2, folder, run, shapes_shards, folder / "run", settings, plants, lagged)
         assert_same_weights(tmp_path / "True" / "run", tmp_path / "False" / "run", 6)
-        assert without_clock(tmp_path / "True" / "run") == without_clock(tmp_path / "False" / "run")
+        assert without_machine(tmp_path / "True" / "run") == without_machine(tmp_path / "False" / "run")
         assert lines(tmp_path / "True" / "run")[-1]["critic/skipped_updates"] == 2
 
     def test_a_new_start_goes_on_counting_those_in_a_row(self, shapes_shards, tmp_path):
@@ -227,7 +222,7 @@ class TestRollback:
         _count_a_rollback(other / "checkpoints" / "00000006" / "state.json")
         in_processes(processes, tmp_path / "c", run, shapes_shards, other, self._until(10), [], lagged)
         assert_same_weights(tmp_path / "rolled", other, 10)
-        assert without_clock(tmp_path / "rolled") == without_clock(other)
+        assert without_machine(tmp_path / "rolled") == without_machine(other)
         assert [line["step"] for line in lines(other)] == [4, 8, 10]
         grids = [
             {path.name: path.read_bytes() for path in (run / "samples").glob("0*.png")}
@@ -255,7 +250,7 @@ class TestRollback:
                     processes, folder / str(length), run, shapes_shards, folder / "run", settings, plants
                 )
                 assert told[0][:2] == ("finished", 2)
-        one, two = (without_clock(tmp_path / str(processes) / "run") for processes in (1, 2))
+        one, two = (without_machine(tmp_path / str(processes) / "run") for processes in (1, 2))
         for a, b in zip(one, two, strict=True):
             assert a == pytest.approx(b, rel=1e-9)
 

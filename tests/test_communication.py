@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from forked import in_processes
-from launching import TINY
+from launching import TINY, lines
 from torch import nn
 
 from distgan.config import load_config
@@ -40,6 +40,11 @@ COLLECTIVES = (
 )
 VOTE = ("all_reduce", 8)
 """Two int32 on the host: does anybody want to stop or to save? Nobody waits for the answer until a step later."""
+
+
+METERED, MEASURED = 2 * 8 * (6 + 66), 8 * 3
+"""Float64 of a line: six metrics and the cells of the histogram, with their weights; waiting, memory of host, of
+device."""
 
 
 class Step(NamedTuple):
@@ -121,8 +126,11 @@ def test_a_step_reduces_every_parameter_once_an_update_and_nothing_else(shapes_s
             assert sum(step.generator) == size["generator"]
             if number == STEPS:
                 continue  # the end has its checkpoint's folding too
-            line = [("all_reduce", 96), ("all_reduce", 96)] if number % LINES == 0 else []
-            assert step.others == [VOTE, *line], "six metrics in float64 and their weights: sums, maxima"
+            line = [*[("all_reduce", METERED)] * 2, *[("all_reduce", MEASURED)] * 2] if number % LINES == 0 else []
+            assert step.others == [VOTE, *line], "sums, maxima"
+        assert lines(tmp_path / "run")[0]["throughput/reduced_mb_per_step"] * 1e6 == pytest.approx(
+            sum(steps[0].critic) + sum(steps[0].generator)
+        )
 
 
 def test_batch_norm_over_the_global_batch_costs_its_moments_and_nothing_else(shapes_shards, tmp_path):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from distgan import randomness
 from distgan.networks.norms import batch_norms
 from distgan.objectives.losses import LOSSES
+from distgan.objectives.norm_counts import norm_counts
 from distgan.objectives.penalties import PENALTIES, image_norms
 
 INNER_SCALE = 16.0
@@ -68,6 +69,7 @@ class CriticObjective(nn.Module):
             detached = norms.detach()
             parts["critic/penalty"] = penalty.detach()
             parts["critic/grad_norm_mean"], parts["critic/grad_norm_max"] = detached.mean(), detached.max()
+            parts["critic/grad_norm_histogram"] = norm_counts(detached)
         return loss, {"critic/loss": loss.detach(), **parts}
 
     def _scores(self, images: Tensor, labels: Tensor | None, keys: Tensor, roles: tuple[str, ...]) -> Tensor:

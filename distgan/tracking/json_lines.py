@@ -164,7 +164,7 @@ class JsonLines:
 
 
 def _encoded(line: dict) -> bytes:
-    finite = {name: value if value is None or math.isfinite(value) else None for name, value in line.items()}
+    finite = {k: None if isinstance(value, float) and not math.isfinite(value) else value for k, value in line.items()}
     return (json.dumps(finite) + "\n").encode()
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from distgan.errors import UserError
+from distgan.histogram import CELLS
+from distgan.tracking.names import HISTOGRAM
 
 MEANS = (
     "critic/loss",
@@ -20,41 +22,43 @@ MEANS = (
 MAXIMA = ("critic/grad_norm_max",)
 """The largest of all images, updates and processes."""
 NAMES = MEANS + MAXIMA
-THROUGHPUT = "throughput/images_per_second"
-DATA_WAIT = "throughput/data_wait_fraction"
-REPLACED = "data/replaced_pictures"
-DIVERSITY = "generator/diversity"
 
 Reduce = Callable[[Tensor, Tensor], Tensor]
+Metrics = dict[str, "float | list[int]"]
+"""Numbers by their names, and the histogram."""
 
 
 class Meter:
-    """Sums and maxima of metrics since the last line, kept on the device.
+    """Sums and maxima of metrics since the last line, and the counts of the histogram, kept on the device.
 
     `fold` turns what this process gathered into what all did. It is called before every line and every checkpoint, also
     one that only a stop brought about: sums of float32 in float64 are exact as a rule, and are divided once, at a line.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.is_maximum = torch.tensor([name in MAXIMA for name in NAMES], device=device)
+        self.is_maximum = torch.tensor([name in MAXIMA for name in NAMES] + [False] * CELLS, device=device)
         self._folded = self._empty()
         self._local = self._empty()
         self._present: dict[tuple[str, ...], Tensor] = {}
 
     def _empty(self) -> Tensor:
-        """Row 0: sums, or maxima; row 1: weights."""
-        return torch.zeros(2, len(NAMES), dtype=torch.float64, device=self.is_maximum.device)
+        """Row 0: sums, or maxima, and then the counts of the cells; row 1: weights, of which cells have none."""
+        return torch.zeros(2, len(self.is_maximum), dtype=torch.float64, device=self.is_maximum.device)
 
     def add(self, parts: dict[str, Tensor], weight: float, left_out: Tensor | None = None) -> None:
         """Adds the metrics of a micro-batch that is `weight` of an update of this process; nothing where `left_out`, a
         bool scalar, says that the update was skipped (on all processes)."""
         missing = torch.zeros((), device=self.is_maximum.device)
         values = torch.stack([parts.get(name, missing).double() for name in NAMES])
+        counts = parts[HISTOGRAM].double() if HISTOGRAM in parts else values.new_zeros(CELLS)
+        present = weight * self._presence(tuple(parts))
         if left_out is not None:
-            values, weight = values.masked_fill(left_out, 0.0), weight * left_out.logical_not().double()
+            taken = left_out.logical_not().double()
+            values, counts, present = values.masked_fill(left_out, 0.0), counts * taken, present * taken
         sums, weights = self._local
-        sums.copy_(torch.where(self.is_maximum, torch.maximum(sums, values), sums + weight * values))
-        weights += weight * self._presence(tuple(parts))
+        added, largest = torch.cat([weight * values, counts]), torch.cat([values, counts])
+        sums.copy_(torch.where(self.is_maximum, torch.maximum(sums, largest), sums + added))
+        weights[: len(NAMES)] += present
 
     def _presence(self, names: tuple[str, ...]) -> Tensor:
         """1 for each metric that is among `names`; made once, since a copy to the device is slow."""
@@ -70,16 +74,19 @@ class Meter:
         self._folded = torch.where(maximum, torch.maximum(self._folded, found), self._folded + found)
         self._local.zero_()
 
-    def peek(self) -> dict[str, float]:
+    def peek(self) -> Metrics:
         """The metrics folded so far. Waits for the device."""
         sums, weights = self._folded.tolist()
-        return {
+        found: Metrics = {
             name: total if name in MAXIMA else total / weight
-            for name, total, weight in zip(NAMES, sums, weights, strict=True)
+            for name, total, weight in zip(NAMES, sums, weights, strict=False)
             if weight
         }
+        if any(counts := [int(count) for count in sums[len(NAMES) :]]):
+            found[HISTOGRAM] = counts
+        return found
 
-    def take(self) -> dict[str, float]:
+    def take(self) -> Metrics:
         """The metrics folded so far, and a fresh start. Waits for the device."""
         metrics = self.peek()
         self._folded.zero_()

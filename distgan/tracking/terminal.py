@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from distgan.tracking.meter import THROUGHPUT
+from distgan.tracking.names import THROUGHPUT
 
 _SHORT = {
     "critic/loss": "critic",

@@ -80,7 +80,11 @@ class WandbSink:
         if run is None or line["step"] <= self._line:
             return
         self._line = line["step"]
-        self._guard(lambda: run.log({k: v for k, v in line.items() if math.isfinite(v)}, step=line["step"]))
+        self._guard(
+            lambda: run.log(
+                {k: v for k, v in line.items() if isinstance(v, (int, float)) and math.isfinite(v)}, step=line["step"]
+            )
+        )
 
     def picture(self, name: str, path: Path, step: int) -> None:
         run = self._run

@@ -9,8 +9,8 @@ from pathlib import Path
 from launching import assert_same_weights, lines, worst_difference, worst_weight_difference
 from storm.run_files import left_behind
 
-CLOCK = ("seconds", "throughput/images_per_second", "throughput/data_wait_fraction")
-"""What no two runs share."""
+from distgan.tracking.names import OF_THE_MACHINE
+
 ROUNDING = 1e-9
 """Most that losses, norms and weights may differ by in fp64 between numbers of processes."""
 
@@ -115,7 +115,7 @@ def _same_bits(report: Report, calm: Path, run: Path) -> bool:
     """Of the weights and moments, of all lines but for the clock, and of the sampled pictures."""
     found = []
     for one, other in zip(lines(calm), lines(run), strict=True):
-        keys = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)} - set(CLOCK)
+        keys = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)} - set(OF_THE_MACHINE)
         found += [f"line {one['step']}: {key}" for key in sorted(keys)]
     pictures = [
         {path.name: path.read_bytes() for path in (root / "samples").glob("[0-9]*.png")} for root in (calm, run)

@@ -1,0 +1,125 @@
+"""What a line of metrics says beside the sums of the meter: measured at the step of the line, and at no other."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import resource
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from distgan import randomness
+from distgan.config import Config
+from distgan.phases import Inputs, Phase, Phases
+from distgan.reading import Reader
+from distgan.runtime import Runtime
+from distgan.tracking.names import DEVICE_MEMORY, EMA_DISTANCE, GAP, HELD_OUT, HOST_MEMORY, REDUCED
+
+
+class Measurements:
+    """The norms of gradients and updates, the critic on held-out pictures, the distance of the average, memory."""
+
+    def __init__(self, config: Config, runtime: Runtime, phases: Phases, reader: Reader, average: nn.Module) -> None:
+        self._config, self._runtime, self._phases = config, runtime, phases
+        self._reader, self._average = reader, average
+        self._every = config.tracking.every.steps(config.images_per_step)
+        self._norms: dict[str, Tensor] = {}
+        sent = sum(phase.repeats * _bytes(phase.network) for phase in phases) if runtime.world_size > 1 else 0
+        self._reduced = {REDUCED: sent / 1e6}
+
+    def is_line(self, step: int) -> bool:
+        """Whether there is a line after `step` steps, unless the run is ended before."""
+        return step % self._every == 0 or step == self._config.total_steps
+
+    def lines(self, step: int) -> int:
+        """Lines that a run of `step` steps has, but for one that only its end brought about."""
+        return step // self._every
+
+    @contextlib.contextmanager
+    def watching(self, phase: Phase) -> Iterator[None]:
+        """Around an update whose gradient and change are to be told. Waits for nothing."""
+        weights = list(phase.network.parameters())
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        self._norms[f"{phase.name}/gradient_norm"] = get_total_norm(gradients)
+        before = [weight.detach().clone() for weight in weights]
+        yield
+        self._norms[f"{phase.name}/update_norm"] = _distance(weights, before)
+
+    def take(self, step: int) -> tuple[dict[str, float], float]:
+        """What is measured after `step` steps, the same on all processes, and the mean of the seconds that they have
+        waited for data. Collective, and waits for the device; no number in it ends a run."""
+        waited = self._reader.wait_seconds
+        critic = self._critic_sums(step)
+        held = torch.tensor(self._memory(), dtype=torch.float64, device=self._runtime.device)
+        sums = torch.cat([critic, critic.new_tensor([waited])])
+        is_maximum = torch.arange(len(sums) + len(held), device=held.device) >= len(sums)
+        *means, waited, host, device = self._runtime.reduce(torch.cat([sums, held]), is_maximum).tolist()
+        found = {name: norm.item() for name, norm in self._norms.items()} | self._apart() | self._reduced
+        found[HOST_MEMORY] = host
+        if self._runtime.device.type == "cuda":
+            found[DEVICE_MEMORY] = device
+        if means:
+            train, held_out, fake = (total / self._config.train.batch_size for total in means)
+            found |= {HELD_OUT: held_out - fake, GAP: train - held_out}
+        self._norms = {}
+        return {k: v for k, v in found.items() if math.isfinite(v)}, waited / self._runtime.world_size
+
+    @torch.no_grad()
+    def _apart(self) -> dict[str, float]:
+        """How far the averaged weights are from the generator's."""
+        weights = list(self._phases.generator.parameters())
+        size = get_total_norm(weights)
+        return {EMA_DISTANCE: (_distance(weights, list(self._average.parameters())) / size).item()}
+
+    @torch.no_grad()
+    def _critic_sums(self, step: int) -> Tensor:
+        """The sums of the critic's scores of this process's newest training pictures, as many held-out ones, and fakes:
+        float64 [3], or [0] where none are held out."""
+        seen, unseen = self._reader.newest, self._reader.held_out(step)
+        if seen is None or unseen is None:
+            return torch.zeros(0, dtype=torch.float64, device=self._runtime.device)
+        with _evaluating(self._phases.generator, self._phases.critic_phase.network):
+            fakes = [self._phases.generate(part) for part in unseen.split(self._phases.micro_batch)]
+            made = unseen._replace(real=torch.cat(fakes))
+            return torch.stack([self._score(given) for given in (seen, unseen, made)])
+
+    def _score(self, inputs: Inputs) -> Tensor:
+        critic, total = self._phases.critic_phase.network, torch.zeros((), dtype=torch.float64)
+        total = total.to(self._runtime.device)
+        for part in inputs.split(self._phases.micro_batch):
+            with self._runtime.autocast():
+                total += critic(part.real, part.labels, randomness.subkeys(part.keys, "real")).double().sum()
+        return total
+
+    def _memory(self) -> list[float]:
+        """GB of this process, and of its device since this was last asked."""
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        if self._runtime.device.type != "cuda":
+            return [host, 0.0]
+        device = torch.cuda.max_memory_allocated(self._runtime.device) / 1e9
+        torch.cuda.reset_peak_memory_stats(self._runtime.device)
+        return [host, device]
+
+
+@contextlib.contextmanager
+def _evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Without dropout, and with the running statistics of batch norms, which stay as they are."""
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for network in networks:
+            network.train()
+
+
+@torch.no_grad()
+def _distance(here: list[Tensor], there: list[Tensor]) -> Tensor:
+    return get_total_norm(torch._foreach_sub(here, there))
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in network.parameters())

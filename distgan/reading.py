@@ -1,0 +1,107 @@
+"""The pictures of a run as what its networks take: training batches from any position on, and held-out ones beside."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from distgan import randomness
+from distgan.config import Config
+from distgan.data.dataset import Dataset
+from distgan.data.place import Place
+from distgan.data.stream import Batch, BatchStream
+from distgan.errors import DataError
+from distgan.phases import Inputs, Phases
+from distgan.runtime import Runtime
+
+
+class Reader:
+    """What one process reads; every process has its own."""
+
+    def __init__(self, config: Config, runtime: Runtime, phases: Phases, dataset: Dataset) -> None:
+        self._config, self._runtime, self._phases, self._dataset = config, runtime, phases, dataset
+        self._stream: BatchStream | None = None
+        self._unseen: BatchStream | None = None
+        self._replaced: frozenset[str] = frozenset()
+        self.newest: Inputs | None = None
+        """The training pictures of the newest update."""
+
+    @contextlib.contextmanager
+    def at(self, images: int, lines: int) -> Iterator[None]:
+        """Reads from where a run has come that has shown `images` and written `lines` lines; what was replaced before
+        stays counted."""
+        config, place = self._config, place_of(self._runtime)
+        batch, seed = config.train.batch_size, config.seed
+        with contextlib.ExitStack() as opened:
+            self._stream = opened.enter_context(contextlib.closing(self._dataset.stream(batch, seed, images, place)))
+            opened.callback(self._keep_replaced)
+            if config.data.holdout is not None:
+                unseen = self._dataset.held_out(batch, seed, lines * batch, place)
+                self._unseen = opened.enter_context(contextlib.closing(unseen))
+            yield
+
+    def _keep_replaced(self) -> None:
+        self._replaced |= self._stream.replaced
+
+    def forget(self) -> None:
+        """The run goes on from another step: the newest pictures are not its own."""
+        self.newest = None
+
+    @property
+    def wait_seconds(self) -> float:
+        """Time that training has waited for pictures since it last began to read."""
+        return self._stream.wait_seconds
+
+    def read(self, keys: Tensor) -> Inputs:
+        """The next batch, its images with these keys."""
+        self.newest = self._prepare(next(self._stream), keys)
+        return self.newest
+
+    def held_out(self, step: int) -> Inputs | None:
+        """As many held-out pictures as a batch has, the next ones each time, with keys of `step`; None where the run
+        holds none out."""
+        if self._unseen is None:
+            return None
+        key = randomness.key(self._config.seed, "held out pictures", step)
+        return self._prepare(next(self._unseen), randomness.image_keys(key, self._phases.positions))
+
+    def _prepare(self, batch: Batch, keys: Tensor) -> Inputs:
+        """On the device, in [-1, 1], and mirrored by the keys."""
+        data = self._config.data
+        labels = batch.labels.to(self._runtime.device, non_blocking=True) if data.classes else None
+        real = self._runtime.images(batch.pixels)
+        if data.flip:
+            mirrored = randomness.uniform(keys, "flip") < 0.5
+            real = torch.where(mirrored[:, None, None, None], real.flip(-1), real)
+        return Inputs(real, labels, keys)
+
+    def count_replaced(self) -> int | None:
+        """With data.bad_pictures replace: bad pictures that this start has replaced, of all processes. Raises
+        DataError, on all of them, when there are too many."""
+        data = self._config.data
+        if data.bad_pictures != "replace":
+            return None
+        found = len(self._runtime.union(self._replaced | self._stream.replaced))
+        if found > data.bad_limit:
+            raise DataError(
+                f"{found} bad pictures were replaced, more than data.bad_limit {data.bad_limit}; look at the shards "
+                "with `distgan doctor --data` and make them again, or raise data.bad_limit"
+            )
+        return found
+
+
+def place_of(runtime: Runtime) -> Place:
+    """Where a process reads its streams."""
+    return Place(
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        device=str(runtime.device),
+        local_rank=runtime.local_rank,
+        local_size=runtime.local_size,
+        cores=runtime.cores,
+        share=runtime.share_on_machine,
+        union=runtime.union,
+    )
