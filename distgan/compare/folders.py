@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distgan.compare.run_data import RunData, settings_of
+from distgan.compare.run_data import RunData, by_kimg, settings_of
 from distgan.compare.series import Series, series_of
 from distgan.config.yaml_files import read_yaml
 from distgan.errors import ConfigError
@@ -52,7 +52,7 @@ def _run(record: RunRecord, queue: dict[str, Job] | None) -> RunData:
         environment=_environment(folder.environment),
         notes=str(told.get("notes") or ""),
         tags=tuple(map(str, told.get("tags") or ())),
-        grids=_grids(folder.samples, _kimg_a_step(series, config)),
+        grids=by_kimg(grids_in(folder.samples), series, config),
         reals=folder.reals if folder.reals.exists() else None,
         problems=tuple(dict.fromkeys([*stands.problems, *trouble, *unread])),
     )
@@ -72,17 +72,6 @@ def _series(path: Path) -> tuple[Series, list[str]]:
         return series, [] if not series.is_empty else ["no lines of metrics yet"]
     except OSError as error:
         return series_of([]), [f"{path.name}: cannot be read: {error.strerror}"]
-
-
-def _kimg_a_step(series: Series, config: dict[str, object]) -> float | None:
-    if series.end("step") and series.end("kimg"):
-        return series.end("kimg") / series.end("step")
-    factors = (config.get("train.batch_size"), config.get("train.critic_steps"))
-    return factors[0] * factors[1] / 1000 if all(isinstance(factor, int) for factor in factors) else None
-
-
-def _grids(samples: Path, kimg_a_step: float | None) -> dict[float, Path]:
-    return {step * kimg_a_step: path for step, path in sorted(grids_in(samples).items())} if kimg_a_step else {}
 
 
 def _environment(path: Path) -> dict[str, str]:

@@ -7,17 +7,25 @@ from collections.abc import Iterable, Mapping
 from distgan.tracking.names import HISTOGRAM
 
 _KIND = "._type"
+_ENDS = ("finished", "preempted", "failed", "stopped")
 
 
 def lines_of(rows: Iterable[Mapping]) -> list[dict]:
     """Rows of a history, oldest first, as lines of metrics.jsonl; those of one step are joined, the later one wins."""
+    flat = [flat_row(row) for row in rows]
+    clock = "seconds" if any("seconds" in row for row in flat) else "_runtime"
     found: dict[int, dict] = {}
-    for row in rows:
-        flat = flat_row(row)
-        step = _whole(flat.get("step", flat.get("_step")))
-        if step is not None:
-            found.setdefault(step, {}).update(_line(flat, step))
+    for row in flat:
+        step, line = step_of(row), _line(row, clock)
+        if step is not None and line:
+            found.setdefault(step, {"step": step}).update(line)
     return list(found.values())
+
+
+def step_of(flat: Mapping[str, object]) -> int | None:
+    """distgan's own, or else that of W&B."""
+    step = flat.get("step", flat.get("_step"))
+    return int(step) if isinstance(step, (int, float)) and step == step // 1 else None
 
 
 def flat_row(row: Mapping, prefix: str = "") -> dict[str, object]:
@@ -37,20 +45,22 @@ def pictures_in(flat: Mapping[str, object]) -> dict[str, str]:
     return {name: str(flat[f"{name}.path"]) for name in names if f"{name}.path" in flat}
 
 
-def _line(flat: dict[str, object], step: int) -> dict:
+def ended(status: object, otherwise: str) -> str:
+    """The state of a run that has ended: the word that distgan leaves in its summary, or else W&B's."""
+    return str(status) if status in _ENDS else otherwise
+
+
+def _line(flat: dict[str, object], clock: str) -> dict:
+    """Without its step; `clock`: the name of the seconds of training."""
     typed = tuple(name.removesuffix("_type") for name in flat if name.endswith(_KIND))
-    plain = {name: _number(value) for name, value in flat.items() if name[0] != "_" and not name.startswith(typed)}
-    if f"{HISTOGRAM}.values" in flat:
-        plain[HISTOGRAM] = flat[f"{HISTOGRAM}.values"]
-    elif isinstance(flat.get(HISTOGRAM), list):
-        plain[HISTOGRAM] = flat[HISTOGRAM]
-    if "_runtime" in flat:
-        plain.setdefault("seconds", flat["_runtime"])
-    return {**{name: value for name, value in plain.items() if value != ""}, "step": step}
-
-
-def _whole(value: object) -> int | None:
-    return int(value) if isinstance(value, (int, float)) and value == value // 1 else None
+    own = {name for name in flat if name[0] != "_" and name not in ("step", "seconds") and not name.startswith(typed)}
+    line = {name: number for name in sorted(own) if (number := _number(flat[name])) != ""}
+    for name in (HISTOGRAM, f"{HISTOGRAM}.values"):
+        if isinstance(flat.get(name), list):
+            line[HISTOGRAM] = flat[name]
+    if line and clock in flat:
+        line["seconds"] = _number(flat[clock])
+    return line
 
 
 def _number(value: object) -> object:

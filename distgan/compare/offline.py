@@ -10,11 +10,10 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distgan.compare.history import flat_row, lines_of, pictures_in
-from distgan.compare.run_data import RunData, settings_of
+from distgan.compare.history import ended, flat_row, lines_of, pictures_in, step_of
+from distgan.compare.run_data import RunData, by_kimg, settings_of
 from distgan.compare.series import series_of
 from distgan.errors import UserError
-from distgan.slurm.run_record import STATUSES
 from distgan.slurm.standing import duration
 
 _PATIENCE = 300
@@ -40,7 +39,7 @@ class _Run:
     summary: dict = field(default_factory=dict)
     environment: dict = field(default_factory=dict)
     rows: list[dict] = field(default_factory=list)
-    pictures: dict[float, Path] = field(default_factory=dict)
+    pictures: dict[int, Path] = field(default_factory=dict)
     exit_code: int | None = None
 
 
@@ -63,18 +62,19 @@ def _read(run_id: str, segments: list[Path]) -> RunData:
         for record in records:
             _take(run, record, file.parent / "files")
     series = series_of(lines_of(run.rows))
+    config = settings_of(run.config) if run.config else {}
     state, why = _state(run, segments[-1])
     return RunData(
         name=str(run.about.get("display_name") or run_id),
         place=str(segments[0].parent),
-        config=settings_of(run.config) if run.config else {},
+        config=config,
         series=series,
         state=state,
         why=why,
         environment={**run.environment, "starts": str(len(segments))},
         notes=str(run.about.get("notes") or ""),
         tags=tuple(map(str, run.about.get("tags") or ())),
-        grids=dict(sorted(run.pictures.items())),
+        grids=by_kimg(run.pictures, series, config),
         problems=tuple([*problems, *([] if not series.is_empty else ["no lines of metrics yet"])]),
     )
 
@@ -121,9 +121,10 @@ def _take(run: _Run, record: dict, files: Path) -> None:
 
 
 def _take_picture(run: _Run, row: dict, files: Path) -> None:
-    names = [name for name in pictures_in(row) if "sample" in name and "raw" not in name]
-    if names and isinstance(row.get("kimg"), (int, float)):
-        run.pictures[float(row["kimg"])] = files / pictures_in(row)[names[0]]
+    pictures = {name: path for name, path in pictures_in(row).items() if "sample" in name and "raw" not in name}
+    step = step_of(row)
+    if pictures and step is not None:
+        run.pictures[step] = files / next(iter(pictures.values()))
 
 
 def _environment(content: dict) -> dict[str, str]:
@@ -144,7 +145,4 @@ def _state(run: _Run, newest: Path) -> tuple[str, str | None]:
         if quiet < _QUIET:
             return "running", f"so it seems: its file was written {duration(quiet)} ago"
         return "stopped", f"ended without a word {duration(quiet)} ago: killed, or its machine went down"
-    status = run.summary.get("status")
-    if run.exit_code:
-        return "failed", f"exit code {run.exit_code}"
-    return (status if status in STATUSES and status != "running" else "finished"), None
+    return ended(run.summary.get("status"), "failed" if run.exit_code else "finished"), None

@@ -181,7 +181,15 @@ def _legend(groups: Sequence[Group]) -> list[dict]:
     first, legend = 0, []
     for number, group in enumerate(groups):
         numbers = list(range(first, first + len(group.runs)))
-        legend.append({"number": number, "name": group.name, "colour": _colour(number), "runs": numbers})
+        legend.append(
+            {
+                "number": number,
+                "name": group.name,
+                "colour": _colour(number),
+                "runs": numbers,
+                "unfinished": group.unfinished,
+            }
+        )
         first += len(group.runs)
     return legend
 

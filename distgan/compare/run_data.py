@@ -61,6 +61,18 @@ def settings_of(tree: Mapping) -> dict[str, object]:
         return dict(_paths(plain, ""))
 
 
+def by_kimg(grids: Mapping[int, Path], series: Series, config: Mapping[str, object]) -> dict[float, Path]:
+    """Grids by step as grids by kimg, ascending; none where nothing says how many images a step has."""
+    if series.end("step") and series.end("kimg"):
+        kimg_a_step = series.end("kimg") / series.end("step")
+    else:
+        factors = (config.get("train.batch_size"), config.get("train.critic_steps"))
+        if not all(isinstance(factor, int) for factor in factors):
+            return {}
+        kimg_a_step = factors[0] * factors[1] / 1000
+    return {step * kimg_a_step: path for step, path in sorted(grids.items())}
+
+
 def _paths(tree: Mapping, prefix: str):
     for key, value in tree.items():
         if isinstance(value, Mapping):

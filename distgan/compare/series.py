@@ -35,7 +35,13 @@ class Series:
 
     def end(self, axis: str) -> float | None:
         """How far the run has come; None where no line says."""
-        return last_number(self.axes[axis])
+        known = np.flatnonzero(np.isfinite(self.axes[axis]))
+        return self.place(axis, int(known[-1])) if len(known) else None
+
+    def place(self, axis: str, index: int) -> float | None:
+        """Where a line stands, a step as a whole number; None where it does not say."""
+        x = float(self.axes[axis][index])
+        return None if not math.isfinite(x) else int(x) if axis == "step" else x
 
     def points(self, metric: str, axis: str) -> tuple[np.ndarray, np.ndarray]:
         """Where a metric has a number, and the number: two arrays of equal length."""
@@ -70,11 +76,6 @@ def series_of(lines: Iterable[dict]) -> Series:
         "hours": columns.get("seconds", nowhere)[kept] / _SECONDS_AN_HOUR,
     }
     return Series(axes, {name: column[kept] for name, column in values.items()}, without_end, _last_histogram(alike))
-
-
-def last_number(column: np.ndarray) -> float | None:
-    finite = column[np.isfinite(column)]
-    return float(finite[-1]) if len(finite) else None
 
 
 def _numbers(values: tuple) -> np.ndarray:

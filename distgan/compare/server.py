@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distgan.compare.history import lines_of
+from distgan.compare.history import ended, lines_of
 from distgan.compare.run_data import RunData, settings_of
 from distgan.compare.series import series_of
 from distgan.errors import ConfigError, UserError
@@ -11,6 +11,7 @@ _SECONDS = 60
 """That the server is given for an answer."""
 _STATES = {"crashed": "stopped", "killed": "stopped", "preempting": "running", "pending": "queued"}
 """W&B's words, in those of `distgan runs`; the others are the same."""
+_ENDED = ("finished", "failed")
 
 
 def read_server(path: str) -> list[RunData]:
@@ -37,15 +38,16 @@ def read_server(path: str) -> list[RunData]:
 def run_of(run: object) -> RunData:
     """Of a `wandb.apis.public.Run`, by its documented attributes and `scan_history`."""
     series = series_of(lines_of(run.scan_history()))
-    status = (run.summary or {}).get("status")
-    state = "preempted" if run.state == "finished" and status == "preempted" else _STATES.get(run.state, run.state)
+    state = _STATES.get(run.state, run.state)
+    if run.state in _ENDED:
+        state = ended((run.summary or {}).get("status"), state)
     return RunData(
         name=str(run.name or run.id),
         place=f"{run.entity}/{run.project}/{run.id}",
         config=settings_of(run.config) if run.config else {},
         series=series,
-        state=str(state),
-        why=run.state if run.state in _STATES else None,
+        state=state,
+        why=f"{run.state}, by W&B" if state != run.state else None,
         environment=_environment(run.metadata or {}),
         notes=str(run.notes or ""),
         tags=tuple(map(str, run.tags or ())),

@@ -50,8 +50,7 @@ def best(series: Series, metric: str) -> Value | None:
 
 
 def _value(series: Series, column: np.ndarray, index: int) -> Value:
-    places = {axis: float(series.axes[axis][index]) for axis in AXES}
-    return Value(float(column[index]), {axis: x if np.isfinite(x) else None for axis, x in places.items()})
+    return Value(float(column[index]), {axis: series.place(axis, index) for axis in AXES})
 
 
 def spread(values: Iterable[Value | None]) -> Spread | None:

@@ -39,9 +39,10 @@ for line in json.loads(lines)[int(first):int(end)]:
     line["critic/grad_norm_histogram"] = wandb.Histogram(np_histogram=(np.array(counts), edges))
     run.log(line, step=line["step"])
 Image.new("RGB", (16, 16), (9, 99, 199)).save(folder + "/grid.png")
-run.log({"samples": wandb.Image(folder + "/grid.png")}, step=line["step"])
+run.log({"samples": wandb.Image(folder + "/grid.png"), "step": line["step"]}, step=line["step"])
+run.log({"samples/raw": wandb.Image(folder + "/grid.png"), "step": 99}, step=100)
 run.summary.update({"status": status})
-run.finish(exit_code=0)
+run.finish(exit_code=int(status == 'stopped'))
 """
 
 
@@ -52,7 +53,7 @@ def written(tmp_path_factory):
     run = make_run(root / "folder", count=10)
     lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
     lines[3]["critic/loss"] = math.nan
-    for first, end, status in ((0, 6, "preempted"), (4, 10, "finished")):
+    for first, end, status in ((0, 6, "preempted"), (4, 10, "stopped")):
         arguments = [str(run), str(run / "config.yaml"), str(first), str(end), status, json.dumps(lines)]
         done = subprocess.run([sys.executable, "-c", WRITE, *arguments], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
@@ -61,7 +62,7 @@ def written(tmp_path_factory):
 
 def test_the_starts_of_an_offline_run_are_one_run_equal_to_its_folder(written):
     (offline,), (folder,) = read_runs([str(written / "wandb")]), read_runs([str(written)])
-    assert offline.name == "first" and offline.state == "finished" and offline.environment["starts"] == "2"
+    assert offline.name == "first" and offline.state == "stopped" and offline.environment["starts"] == "2"
     assert (offline.notes, offline.tags) == ("a </script> note", ("one",))
     assert offline.group == folder.group and offline.config == folder.config
     for name, axis in folder.series.axes.items():
@@ -96,13 +97,14 @@ def test_an_offline_file_that_was_cut_short_is_read_to_where_it_ends(written, tm
 def test_rows_of_a_history_become_lines():
     rows = [
         {"_step": 4, "_runtime": 2.5, "a": 1.0, "b": "NaN", "word": "x"},
-        {"_step": 9, "step": 5, "seconds": 7, "h": {"_type": "image-file", "width": 3}, "a": 2.0},
+        {"_step": 9, "step": 5, "_runtime": 3, "h": {"_type": "image-file", "width": 3}, "a": 2.0},
         {"_step": 9, "step": 5, "critic/grad_norm_histogram": {"_type": "histogram", "values": [1], "bins": [0, 1]}},
         {"a": 3},
+        {"step": 6, "h": {"_type": "image-file", "path": "x"}},
     ]
     assert lines_of(rows) == [
         {"step": 4, "a": 1.0, "b": None, "seconds": 2.5},
-        {"step": 5, "a": 2.0, "seconds": 7, "critic/grad_norm_histogram": [1]},
+        {"step": 5, "a": 2.0, "seconds": 3, "critic/grad_norm_histogram": [1]},
     ]
 
 
@@ -116,6 +118,11 @@ def public_run(**more) -> SimpleNamespace:
     return SimpleNamespace(**{**told, **more}, scan_history=lambda: iter(rows))
 
 
+def test_seconds_of_training_are_not_those_of_wandb():
+    rows = [{"step": 1, "seconds": 5, "_runtime": 60, "a": 1}, {"step": 1, "_runtime": 90, "b": 2}]
+    assert lines_of(rows) == [{"step": 1, "a": 1, "seconds": 5, "b": 2}]
+
+
 def test_a_run_of_a_server_is_compared_like_any_other():
     run = run_of(public_run())
     assert (run.name, run.place, run.state, run.seed) == ("far", "we/p/xyz", "finished", 3)
@@ -123,6 +130,8 @@ def test_a_run_of_a_server_is_compared_like_any_other():
     assert run.environment["devices"] == "4 x H100" and run.environment["commit"] == "a" * 10
     assert run_of(public_run(state="crashed")).state == "stopped"
     assert run_of(public_run(summary={"status": "preempted"})).state == "preempted"
+    assert run_of(public_run(state="failed", summary={"status": "stopped"})).state == "stopped"
+    assert run_of(public_run(state="running", summary={"status": "preempted"})).state == "running"
 
 
 def test_the_runs_of_a_project_are_asked_for_once(monkeypatch):

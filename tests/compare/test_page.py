@@ -207,6 +207,11 @@ def test_names_and_notes_are_text_and_nothing_else(opened):
     assert NAME in label[0].get_property("textContent")
 
 
+def test_a_group_says_how_many_of_it_have_not_finished(opened):
+    heads = [head.text for head in opened.find_elements(By.CSS_SELECTOR, "#by-group thead th")]
+    assert [head.partition("(")[2] for head in heads[1:]] == ["n = 1, 1 not finished)", "n = 2)"]
+
+
 def test_pictures_fit_in_their_room_at_moments_from_the_first_to_the_last(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", count=40)
     noise = np.random.default_rng(0)
