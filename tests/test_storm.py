@@ -10,7 +10,7 @@ import sys
 import pytest
 from launching import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SHORT = {
     "to the bit": (

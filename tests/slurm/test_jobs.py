@@ -19,6 +19,8 @@ from launching import ROOT, TINY, assert_same_weights, lines
 
 from distgan.slurm.history import History
 
+pytestmark = pytest.mark.timeout(600)
+
 SLOW = 120
 """Seconds that a start may take until the first step, where other tests have most of the cores."""
 CLOCK = ("seconds", "throughput/images_per_second", "throughput/data_wait_fraction")
