@@ -47,7 +47,9 @@ def _member(rank: int, world_size: int, folder: Path, function: Callable, args: 
     os.environ.update(
         {name: str(value) for name, value in places.items()}, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1"
     )
-    runtime.cores_of_a_process = lambda world_size: 1  # torch's other threads have stayed behind, and it would wait for them
+    runtime.cores_of_a_process = lambda world_size: (
+        1
+    )  # torch's other threads have stayed behind, and it would wait for them
     AcceleratorState._reset_state(reset_partial_state=True)  # of the process that this one was forked from
     meeting = f"file://{folder.resolve()}/rendezvous"
     dist.init_process_group("gloo", meeting, timedelta(seconds=patience), world_size=world_size, rank=rank)

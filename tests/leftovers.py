@@ -9,6 +9,10 @@ from collections.abc import Callable
 
 import torch
 
+LIBRARIES = ("_TORCHINDUCTOR_", "TORCHINDUCTOR_", "PYTEST_")
+"""What variables begin with that libraries set for good."""
+KEPT = (signal.SIGALRM, signal.SIGCHLD)
+"""Signals of the limit of time, and of torch's loaders, which listen for good."""
 RAISED = "RLIMIT_NOFILE"
 """The limit that a process of ours raises as far as it may, for good, when it opens many shards."""
 LIMITS = {name: getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_") and name != RAISED}
@@ -20,8 +24,13 @@ def _umask() -> int:
     return mask
 
 
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(LIBRARIES)}
+
+
 def _set_environment(environment: dict[str, str]) -> None:
-    os.environ.clear()
+    for name in _environment().keys() - environment.keys():
+        del os.environ[name]
     os.environ.update(environment)
 
 
@@ -35,7 +44,7 @@ def _set_limits(limits: dict[str, tuple[int, int]]) -> None:
 
 
 def _handlers() -> dict:
-    return {number.name: signal.getsignal(number) for number in signal.Signals}
+    return {number.name: signal.getsignal(number) for number in signal.Signals if number not in KEPT}
 
 
 def _set_handlers(handlers: dict) -> None:
@@ -45,7 +54,7 @@ def _set_handlers(handlers: dict) -> None:
 
 
 STATE: dict[str, tuple[Callable, Callable]] = {
-    "environment": (lambda: {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}, _set_environment),
+    "environment": (_environment, _set_environment),
     "working directory": (os.getcwd, os.chdir),
     "umask": (_umask, os.umask),
     "limits": (_limits, _set_limits),
@@ -53,7 +62,10 @@ STATE: dict[str, tuple[Callable, Callable]] = {
     "torch's threads": (torch.get_num_threads, torch.set_num_threads),
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "torch's gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "torch's deterministic algorithms": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    "torch's deterministic algorithms": (
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
 }
 """How each is read, and set again."""
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 from launching import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SHORT = {
     "to the bit": (
@@ -31,7 +31,7 @@ SHORT = {
 """Seeds with which signals come while training and saving, the last one at the end, and NaN on the second process."""
 
 
-@pytest.mark.parametrize("equal", SHORT)
+@pytest.mark.parametrize("equal", ["to the bit", pytest.param("to rounding", marks=pytest.mark.long)])
 def test_a_run_through_a_storm_ends_like_a_calm_one(tmp_path, equal):
     flags, kinds = SHORT[equal]
     words = [

@@ -154,11 +154,11 @@ def test_bf16_follows_fp32(tiny, tmp_path):
 
 
 def test_checkpoints_by_the_clock_are_no_closer_than_was_asked(tiny, tmp_path):
-    train(*tiny("run", "checkpoint.every=2 s", "checkpoint.keep=100", "train.length=150 steps"), processes=2)
+    train(*tiny("run", "checkpoint.every=1 s", "checkpoint.keep=100", "train.length=80 steps"), processes=2)
     folders = sorted((tmp_path / "run" / "checkpoints").iterdir())
     times = [json.loads((folder / "state.json").read_text())["progress"]["seconds"] for folder in folders]
-    assert len(times) >= 2 and folders[-1].name == "00000150"
-    assert all(later - earlier > 1.9 for earlier, later in zip(times[:-2], times[1:-1], strict=True))
+    assert len(times) >= 2 and folders[-1].name == "00000080"
+    assert all(later - earlier > 0.9 for earlier, later in zip(times[:-2], times[1:-1], strict=True))
 
 
 def test_a_run_killed_before_its_last_line_writes_it_when_started_again(tiny, tmp_path):

@@ -80,7 +80,7 @@ def spoiled(shapes_shards, tmp_path):
 
 
 def test_bad_pictures_end_a_run_with_one_line_or_are_replaced_and_counted(spoiled, tmp_path):
-    arguments = ["--config", TINY, "train.length=20 steps", f"data.shards={spoiled}"]
+    arguments = ["--config", TINY, "train.length=10 steps", f"data.shards={spoiled}"]
     done = train(*arguments, f"run_dir={tmp_path / 'fails'}", check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "it has changed since it was indexed" in done.stderr and "data.bad_pictures: replace" in done.stderr

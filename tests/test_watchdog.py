@@ -116,7 +116,7 @@ def test_kill_9_while_the_processes_look_for_each_other_ends_the_job_sooner_than
 
 
 def test_kill_9_of_a_worker_with_max_restarts_goes_on_to_the_same_bits(tiny, tmp_path, launched):
-    often = ["checkpoint.every=5 steps", "train.length=80 steps"]
+    often = ["checkpoint.every=5 steps", "train.length=40 steps"]
     train(*tiny("calm", *often), processes=2)
     words = command(*tiny("killed", *often), processes=2)
     place = words.index("--num_processes")
@@ -128,8 +128,8 @@ def test_kill_9_of_a_worker_with_max_restarts_goes_on_to_the_same_bits(tiny, tmp
     line, *_ = told(errors)
     assert f"process 1 (pid {training.ranks[1]} on" in line and "the same command goes on from step" in errors
     assert (tmp_path / "killed" / "status").read_text() == "finished\n"
-    assert [line["step"] for line in lines(tmp_path / "killed")] == list(range(1, 81))
-    assert_same_weights(tmp_path / "calm", tmp_path / "killed", 80)
+    assert [line["step"] for line in lines(tmp_path / "killed")] == list(range(1, 41))
+    assert_same_weights(tmp_path / "calm", tmp_path / "killed", 40)
 
 
 HANGING = """

@@ -1,8 +1,8 @@
 """Trainings that begin at once: forked, with their real command line, from a process that has loaded torch.
 
-What `python distgan/train.py` or torchrun would start takes seconds to load on each process. Where a test asks how a run
-goes and not how it is launched, `finish` gives the same run without them. As a script this file is that process: it
-reads orders from a socket, and answers each with how the processes ended."""
+What `python distgan/train.py` or torchrun starts takes seconds to load, on each process. Where a test asks how a run
+goes and not how it is launched, `finish` gives the same run without them. As a script this file is the process that is
+forked from: it reads orders from a socket, and answers each with how the processes ended."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def finish(
     order = {"arguments": arguments, "environment": environment, "folder": str(folder), "processes": processes}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         connection = _connect()
-        socket.send_fds(connection, [json.dumps({**order, "seconds": seconds}).encode()], [out.fileno(), errors.fileno()])
+        socket.send_fds(
+            connection, [json.dumps({**order, "seconds": seconds}).encode()], [out.fileno(), errors.fileno()]
+        )
         answer = connection.recv(_SIZE)
         assert answer, "the process that trainings are forked from has died"
         out.seek(0), errors.seek(0)
