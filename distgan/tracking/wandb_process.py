@@ -104,7 +104,8 @@ class Follower:
         with contextlib.suppress(OSError):  # it may be of a past that the run has left, and is gone then
             image = wandb.Image(str(path))
             self._held.pictures[name] = step
-            self._run.log({name: image, "step": step}, step=max(step, self._held.line))
+            at = {"step": step} if step >= self._held.line else {}  # else the row of the line is no longer its step's
+            self._run.log({name: image, **at}, step=max(step, self._held.line))
 
     def checkpoint(self, path: str) -> None:
         self._last_checkpoint = Path(path)
