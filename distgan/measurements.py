@@ -81,17 +81,18 @@ class Measurements:
         seen, unseen = self._reader.newest, self._reader.held_out(step)
         if seen is None or unseen is None:
             return torch.zeros(0, dtype=torch.float64, device=self._runtime.device)
-        with _evaluating(self._phases.generator, self._phases.critic_phase.network):
+        with _as_they_are(self._phases.generator, self._phases.critic_phase.network):
             fakes = [self._phases.generate(part) for part in unseen.split(self._phases.micro_batch)]
             made = unseen._replace(real=torch.cat(fakes))
-            return torch.stack([self._score(given) for given in (seen, unseen, made)])
+            shown = ((seen, "real"), (unseen, "real"), (made, "fake"))
+            return torch.stack([self._score(inputs, role) for inputs, role in shown])
 
-    def _score(self, inputs: Inputs) -> Tensor:
+    def _score(self, inputs: Inputs, role: str) -> Tensor:
         critic, total = self._phases.critic_phase.network, torch.zeros((), dtype=torch.float64)
         total = total.to(self._runtime.device)
         for part in inputs.split(self._phases.micro_batch):
             with self._runtime.autocast():
-                total += critic(part.real, part.labels, randomness.subkeys(part.keys, "real")).double().sum()
+                total += critic(part.real, part.labels, randomness.subkeys(part.keys, role)).double().sum()
         return total
 
     def _memory(self) -> list[float]:
@@ -105,15 +106,14 @@ class Measurements:
 
 
 @contextlib.contextmanager
-def _evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Without dropout, and with the running statistics of batch norms, which stay as they are."""
-    for network in networks:
-        network.eval()
-    try:
-        yield
-    finally:
-        for network in networks:
-            network.train()
+def _as_they_are(*networks: nn.Module) -> Iterator[None]:
+    """In training mode, so that what is measured is what the loss sees, batch norms' statistics of the batch included;
+    the running ones are put back."""
+    buffers = [buffer for network in networks for buffer in network.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    yield
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(value)
 
 
 @torch.no_grad()

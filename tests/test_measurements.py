@@ -90,15 +90,17 @@ def see_brightness(rank: int, shards: Path, folder: Path) -> Brightness:
     shown = []
 
     def brightness(images, labels, keys):
-        assert not trainer.critic.training and not trainer.generator.training
+        assert trainer.critic.training and trainer.generator.training, "what is measured is what the loss sees"
         shown.append(images)
         return images.mean((1, 2, 3))
 
     with trainer.reader.at(0, 0):
         trainer.reader.read(trainer.phases.keys(trainer.phases.critic_phase, 0, 0))
         trainer.critic.forward = brightness
+        before = [buffer.clone() for buffer in trainer.generator.buffers()]
         told, waited = trainer.measurements.take(1)
-    assert waited >= 0 and trainer.critic.training and trainer.generator.training
+    assert waited >= 0 and len(before) > 0
+    assert all(map(torch.equal, before, trainer.generator.buffers())), "running statistics stay as they were"
     held_out = trainer.dataset.held_out(64, 0, 0, Place())
     pictures = next(held_out).pixels / 127.5 - 1
     held_out.close()
