@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from launching import ROOT, TINY, assert_same_weights, lines
+from launching import ROOT, TINY, assert_same_weights, lines, without_machine
 
 from distgan.slurm.history import History
 
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.timeout(600)
 
 SLOW = 120
 """Seconds that a start may take until the first step, where other tests have most of the cores."""
-CLOCK = ("seconds", "throughput/images_per_second", "throughput/data_wait_fraction")
 
 
 @pytest.fixture
@@ -47,10 +46,6 @@ def queued(submit) -> Callable[..., str]:
 def steps(run: Path) -> int:
     """Lines of its curve, one a step."""
     return len(lines(run)) if (run / "metrics.jsonl").exists() else 0
-
-
-def curve(run: Path) -> list[dict]:
-    return [{name: value for name, value in line.items() if name not in CLOCK} for line in lines(run)]
 
 
 def asked(run: Path) -> int:
@@ -111,8 +106,8 @@ def test_a_job_preempted_and_once_at_its_time_limit_ends_as_one_left_alone(clust
     assert [start["next"] for start in starts] == ["requeued"] * (preemptions + 1) + ["finished"]
     assert [start["restart"] for start in starts] == list(range(preemptions + 2))
     assert [start["status"] for start in starts] == ["preempted"] * (preemptions + 1) + ["finished"]
-    assert curve(run) == curve(alone)
-    assert len(curve(run)) == 60
+    assert without_machine(run) == without_machine(alone)
+    assert len(without_machine(run)) == 60
     assert_same_weights(run, alone, 60)
 
 
@@ -143,7 +138,7 @@ def test_an_array_of_three_seeds_runs_at_once_on_one_node(cluster, queued, tmp_p
     assert [job["JobState"] for job in jobs] == ["COMPLETED"] * 3
     assert {job["NodeList"] for job in jobs} == {"n1"}
     assert max(job["StartTime"] for job in jobs) < min(job["EndTime"] for job in jobs)
-    curves = [curve(tmp_path / "runs" / f"seed-{seed}") for seed in range(3)]
+    curves = [without_machine(tmp_path / "runs" / f"seed-{seed}") for seed in range(3)]
     assert [len(found) for found in curves] == [20] * 3
     assert curves[0] != curves[1] != curves[2] != curves[0]
 
