@@ -116,17 +116,19 @@ def newest_complete(checkpoints: Path, tell: Callable[[str], None] = lambda line
     `tell` gets a line for each damaged one that is passed over. Raises UserError when all are damaged: a run that
     began anew would replace them.
     """
-    by_step = {int(path.name): path for path in checkpoints.glob("[0-9]*") if path.name.isdecimal() and path.is_dir()}
     damaged = []
-    for step in sorted(by_step, reverse=True):
+    for step in reversed(steps_in(checkpoints)):
+        folder = checkpoints / f"{step:08d}"
         try:
-            verify(by_step[step])
+            verify(folder)
         except Damaged as error:
+            if not folder.exists():  # a training that goes on has newer ones by now
+                return newest_complete(checkpoints, tell)
             damaged.append(str(error))
         else:
             for line in damaged:
-                tell(f"{line}; using {by_step[step].name}")
-            return by_step[step]
+                tell(f"{line}; using {folder.name}")
+            return folder
     if damaged:
         lines = [f"no checkpoint in {checkpoints} is whole; restore one, remove them all, or use another run_dir"]
         raise UserError("\n".join(lines + damaged))

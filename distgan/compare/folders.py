@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +13,7 @@ from distgan.compare.series import Series, series_of
 from distgan.config.yaml_files import read_yaml
 from distgan.errors import ConfigError
 from distgan.run_folder import RunFolder, grids_in, read_lines
-from distgan.slurm.client import SlurmError
-from distgan.slurm.queue import Job, jobs_in_queue
+from distgan.slurm.queue import Job, told_queue
 from distgan.slurm.run_record import RunRecord
 from distgan.slurm.standing import standing
 
@@ -23,17 +21,8 @@ from distgan.slurm.standing import standing
 def read_folders(paths: Sequence[Path]) -> list[RunData]:
     """The runs of these folders, in their order; what is damaged is passed over and told in `problems`."""
     records = [RunRecord(path) for path in paths]
-    queue = _queue(records)
+    queue = told_queue(job for record in records for job in record.jobs)
     return [_run(record, queue) for record in records]
-
-
-def _queue(records: list[RunRecord]) -> dict[str, Job] | None:
-    """None where it is not known, which is told."""
-    try:
-        return jobs_in_queue(job for record in records for job in record.jobs)
-    except SlurmError as error:
-        print(f"distgan: {error}; states are by the files alone", file=sys.stderr, flush=True)
-        return None
 
 
 def _run(record: RunRecord, queue: dict[str, Job] | None) -> RunData:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -74,3 +75,12 @@ def _environment() -> dict[str, str]:
 
 def _said(word: str) -> str | None:
     return None if word in ("", "None", "N/A") else word
+
+
+def told_queue(jobs: Iterable[str]) -> dict[str, Job] | None:
+    """As `jobs_in_queue`; None where that is not known, which is told."""
+    try:
+        return jobs_in_queue(jobs)
+    except SlurmError as error:
+        print(f"distgan: {error}; what follows is by the files alone", file=sys.stderr, flush=True)
+        return None

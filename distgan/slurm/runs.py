@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distgan.errors import UserError
-from distgan.slurm.client import SlurmError
-from distgan.slurm.queue import Job, jobs_in_queue
+from distgan.slurm.queue import told_queue
 from distgan.slurm.run_record import RunRecord, find_runs
 from distgan.slurm.standing import WAITING, Standing, standing
 
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the list. Raises UserError when there is no run."""
     records = {str(path): RunRecord(path) for path in _found(args.folders)}
-    queue = _queue(list(records.values()))
+    queue = told_queue(job for record in records.values() for job in record.jobs)
     rows = sorted((standing(name, record, queue) for name, record in records.items()), key=_order)
     if args.json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
@@ -57,15 +56,6 @@ def _found(folders: list[str]) -> list[Path]:
     if not paths:
         raise UserError(f"{', '.join(folders)}: no run there; name another folder: distgan runs FOLDER")
     return list(paths.values())
-
-
-def _queue(records: list[RunRecord]) -> dict[str, Job] | None:
-    """The jobs of these runs that are in the queue; None where that is not known, which is told."""
-    try:
-        return jobs_in_queue(job for record in records for job in record.jobs)
-    except SlurmError as error:
-        print(f"distgan: {error}; what follows is by the files alone", file=sys.stderr, flush=True)
-        return None
 
 
 def _order(row: Standing) -> tuple:

@@ -208,7 +208,8 @@ class TestInterrupted:
         os.kill(children(process.pid)[-1], signal.SIGKILL)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 1, errors
-        assert errors.count("\n") == 1 and "fewer --workers" in errors, errors
+        said = [line for line in errors.splitlines() if not line.startswith("prepare shapes:")]  # how far it has come
+        assert len(said) == 1 and "fewer --workers" in said[0], errors
         assert not list(tmp_path.glob(".*.part"))
 
 
