@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from forked import in_processes
-from launching import TINY, assert_same_weights, lines, train, without_machine
+from launching import TINY, assert_same_weights, lines, train, without_machine, worst_difference
 from planting import Outcome, Plant, run
 from safetensors.torch import load_file
 from torch import Tensor
@@ -175,8 +175,8 @@ class TestSkip:
             told = in_processes(processes, folder, run, shapes_shards, folder / "run", [*self.SETTINGS, *SMALL], plants)
             assert [outcome.status for outcome in told] == ["finished"] * processes
         one, two = (without_machine(tmp_path / str(processes) / "run") for processes in (1, 2))
-        for a, b in zip(one, two, strict=True):
-            assert a == pytest.approx(b, rel=1e-9)
+        assert [line.keys() for line in one] == [line.keys() for line in two]
+        assert worst_difference(tmp_path / "1" / "run", tmp_path / "2" / "run") < 1e-9
         assert [line["critic/skipped_updates"] for line in one] == [0, 0, 1, 1, 1, 2, 2, 2]
         assert [line["generator/skipped_updates"] for line in one] == [0, 0, 0, 0, 0, 1, 1, 1]
         assert all(value is not None for line in one for value in line.values())
@@ -251,8 +251,8 @@ class TestRollback:
                 )
                 assert told[0][:2] == ("finished", 2)
         one, two = (without_machine(tmp_path / str(processes) / "run") for processes in (1, 2))
-        for a, b in zip(one, two, strict=True):
-            assert a == pytest.approx(b, rel=1e-9)
+        assert [line.keys() for line in one] == [line.keys() for line in two]
+        assert worst_difference(tmp_path / "1" / "run", tmp_path / "2" / "run") < 1e-9
 
     def test_bad_pictures_stay_counted(self, shapes_shards, tmp_path):
         spoiled = tmp_path / "shards"
