@@ -226,6 +226,8 @@ class _Examiner:
 
     def _note(self, fault: Fault, pictures: int = 0) -> None:
         """Puts down a fault, and how many `pictures` cannot be read for it."""
+        if self.stop.is_set():  # its shards are closed: that is none
+            return
         with self._lock:
             self.report.bad += 1
             self.report.unreadable += pictures
