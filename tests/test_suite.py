@@ -47,7 +47,7 @@ def test_a_process_that_dies_costs_the_test_that_it_was_in(tmp_path, dies):
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_it.py").write_text(SUITE.replace("{dies}", str(set(dies))))
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses", "2", tmp_path]
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "PYTHONPATH": str(HERE), "PYTEST_ADDOPTS": ""}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stdout
     found = sorted(int(number) for number in re.findall(r"FAILED \S+::test_it\[(\d+)\]", done.stdout))

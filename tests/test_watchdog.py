@@ -136,12 +136,12 @@ HANGING = """
 import os, sys, threading, time
 from distgan.trainer import Trainer
 read = Trainer._read
-def hanging(self, phase, repeat, stream):
+def hanging(self, phase, repeat):
     if os.environ["RANK"] == "1" and self.progress.step == 4:
         time.sleep(3)
     if os.environ["RANK"] == "1" and self.progress.step == 8:
         time.sleep(600)
-    return read(self, phase, repeat, stream)
+    return read(self, phase, repeat)
 Trainer._read = hanging
 flush = os.fsync
 def slow(file):

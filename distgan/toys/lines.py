@@ -168,7 +168,7 @@ def _evaluate(objective: CriticObjective, theta: float, training: Training) -> d
     """The parts of the loss on points that no update has seen."""
     keys = _keys(training, EVALUATION, "lines evaluation")
     _, parts = objective(*draw(theta, keys), None, keys)
-    found = {name: value.item() for name, value in parts.items()}
+    found = {name: value.item() for name, value in parts.items() if not value.dim()}  # not the histogram
     if not all(map(math.isfinite, found.values())):
         loss = found["critic/loss"]
         raise Diverged(
