@@ -25,7 +25,11 @@ from distgan.toys import commands as toys  # noqa: E402
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed, 2 bad usage or config."""
-    parser = argparse.ArgumentParser(prog="distgan", description="Tools around the training of GANs.")
+    parser = argparse.ArgumentParser(
+        prog="distgan",
+        description="Tools around the training of GANs.",
+        epilog="To train: accelerate launch distgan/train.py --config FILE",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     preparing = commands.add_parser("prepare", help="pictures to shards", description="Writes pictures as shards.")

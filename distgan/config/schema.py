@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -13,7 +14,8 @@ from distgan.config.values import Count, NotNegative, Positive, Section
 
 
 def _held_out(value: object) -> object:
-    if value is None or isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+    is_text = isinstance(value, str) and not re.fullmatch(r"[\d.\s]*%?", value)
+    if value is None or is_text or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
         return value
     raise ValueError('an amount with a unit, such as "1000 images" or "2 shards", or names of shards')
 

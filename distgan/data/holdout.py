@@ -30,7 +30,7 @@ def split(shards: ShardSet, holdout: str | list[str] | None) -> Split:
     """
     if holdout is None:
         return Split(np.arange(shards.count, dtype=np.uint32), np.empty(0, np.uint32))
-    amount = re.fullmatch(r"\s*(\d+)\s+(image|shard)s?\s*", holdout) if isinstance(holdout, str) else None
+    amount = re.fullmatch(r"\s*(\d+)\s*(image|shard)s?\s*", holdout) if isinstance(holdout, str) else None
     if amount and amount[2] == "image":
         held = _some(shards.count, int(amount[1]))
     else:

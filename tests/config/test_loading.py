@@ -375,3 +375,9 @@ def test_the_reference_lists_every_key_with_default_and_help():
 def test_lengths_are_counted_in_steps():
     run = config(train={"length": "1 kimg", "batch_size": 10, "critic_steps": 4})
     assert (run.images_per_step, run.total_steps) == (40, 25)
+
+
+@pytest.mark.parametrize("amount", ["10%", "1000", "0.1", ""])
+def test_an_amount_of_held_out_pictures_needs_its_unit(amount):
+    with pytest.raises(ConfigError, match='data.holdout: .* must be an amount with a unit, such as "1000 images"'):
+        load_config(["configs/quickstart.yaml"], [f"data.holdout='{amount}'"])

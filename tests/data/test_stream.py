@@ -157,7 +157,7 @@ def test_shards_without_labels_have_minus_one(uneven):
 
 
 def test_held_out_pictures_are_never_trained_on_and_are_the_same_for_every_seed(uneven):
-    for holdout in ("20 images", "2 shards", "x-00002.tar", ["x-0000[01].tar", "x-00004.tar"]):
+    for holdout in ("20 images", "20images", "2 shards", "x-00002.tar", ["x-0000[01].tar", "x-00004.tar"]):
         data = dataset(uneven, holdout=holdout)
         count = len(data.split.train)
         trained = set(read(data, 2 * count, batch_size=1, seed=3))
