@@ -5,11 +5,17 @@
 Real trainings of one process on drawn pictures, in turn, the order turned round each time. Three rows: without views,
 with all of them, and with W&B online at a server on this machine that takes every request and never answers. The speed
 is that of training from a fifth of the steps on, and the ratio the median over the rounds.
+
+    python benchmarks/tracking_cost.py --alternate --steps 2000
+
+One training with all views, in which every other line is kept from W&B and TensorBoard: what follows a line that they
+were given, against what follows one that they were not. So other programs on the machine slow both alike.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -18,6 +24,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+from itertools import pairwise
 from pathlib import Path
 
 from distgan.config import load_config
@@ -35,7 +43,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("overrides", nargs="*", metavar="key.path=value")
+    parser.add_argument("--alternate", action="store_true", help="one training, whose lines are told in turn")
     options = parser.parse_intermixed_args()
+    if options.alternate:
+        return alternate(options)
     rows = {"off": OFF, "all on": ALL, "server hangs": HANGS}
     speeds: dict[str, list[float]] = {name: [] for name in rows}
     with tempfile.TemporaryDirectory() as folder, _silent_server() as url:
@@ -48,6 +59,35 @@ def main() -> None:
         ratios = [mine / off for mine, off in zip(found, speeds["off"], strict=True)]
         rounds = " ".join(f"{speed:.1f}" for speed in found)
         print(f"{name:13} ratio {statistics.median(ratios):.3f}  images/s {rounds}")
+
+
+def alternate(options: argparse.Namespace) -> None:
+    """Prints seconds from line to line with and without views, and the ratio of the medians."""
+    from distgan.tracking.tracker import Tracker
+    from distgan.train import main as train
+
+    told: list[tuple[float, bool]] = []
+    tell = Tracker.metrics
+
+    def in_turn(self: Tracker, line: dict) -> None:
+        gives = len(told) % 2 == 0
+        told.append((time.perf_counter(), gives))
+        if gives:
+            tell(self, line)
+
+    with tempfile.TemporaryDirectory() as folder:
+        Tracker.metrics = in_turn
+        os.environ.setdefault("WANDB_SILENT", "true")
+        few = ["samples.every=1000000 steps", "checkpoint.every=1000000 steps", f"run_dir={folder}/run"]
+        sys.argv[1:] = [*_shared(options, Path(folder)), *ALL, *few]
+        with contextlib.suppress(SystemExit):
+            train()
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for (began, gives), (ended, _) in pairwise(told[len(told) // 5 :]):
+        seconds[gives].append(ended - began)
+    given, kept = (statistics.median(seconds[gives]) for gives in (True, False))
+    speeds = f"told {given:.3f} s, kept {kept:.3f} s, {len(seconds[True])} of each"
+    print(f"from line to line: {speeds}; ratio {kept / given:.3f}")
 
 
 def _shared(options: argparse.Namespace, folder: Path) -> list[str]:
