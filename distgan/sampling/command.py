@@ -92,8 +92,8 @@ def _film(args: argparse.Namespace, found: Found, artist: Artist) -> Path:
     if frames * len(paths[0]) > _LONGEST:
         most = _LONGEST // len(paths[0])
         raise ConfigError(
-            f"--frames {frames}: with {len(paths[0])} seeds {most} at most, which are {_LONGEST} frames; give fewer of "
-            "either"
+            f"--frames {frames}: with {len(paths[0])} seeds {most} at most: a video has up to {_LONGEST} frames; give "
+            "fewer frames or seeds"
         )
     film = video.Film(artist, paths, labels, frames, args.loop)
     return video.write_film(film, _out(args, found, "interpolated.mp4"), args.fps or _FPS)

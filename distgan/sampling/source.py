@@ -54,7 +54,7 @@ def find(source: Path, *, step: int | None = None, raw: bool = False, config: Pa
     if given or settings is None:
         settings = known and generator_settings(known)
     if settings is None and path.name == checkpoint.CRITIC:
-        raise _is_critic(path)
+        raise _critic_given(path)
     if settings is None:
         raise ConfigError(f"{path}: does not say what network it is of; name the config of its run with --config FILE")
     generator = _loaded(path, settings, known)
@@ -120,7 +120,7 @@ def _loaded(path: Path, settings: dict[str, object], config: Config | None) -> n
         checkpoint.load_network(path, generator)
     except checkpoint.Misfit:
         if config is not None and _fits(path, make_critic(config)):
-            raise _is_critic(path) from None
+            raise _critic_given(path) from None
         raise
     return generator
 
@@ -133,7 +133,7 @@ def _fits(path: Path, network: nn.Module) -> bool:
     return True
 
 
-def _is_critic(path: Path) -> ConfigError:
+def _critic_given(path: Path) -> ConfigError:
     return ConfigError(
         f"{path}: is a critic, which draws no pictures; give {checkpoint.GENERATOR_EMA} or {checkpoint.GENERATOR}, "
         "which lie beside it in a checkpoint"
