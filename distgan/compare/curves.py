@@ -59,13 +59,15 @@ def band(group: Group, metric: str, axis: str) -> dict[str, list] | None:
     if not start < end:
         return None
     common = np.linspace(start, end, _BAND)
-    laid = np.array([np.interp(common, *_growing(x, y), left=np.nan, right=np.nan) for x, y in curves])
-    shared = np.isfinite(laid).sum(0) >= 2
-    laid = laid[:, shared]
-    if not shared.any():
+    with np.errstate(over="ignore", invalid="ignore"):
+        laid = np.array([np.interp(common, *_growing(x, y), left=np.nan, right=np.nan) for x, y in curves])
+        laid[~np.isfinite(laid)] = np.nan
+        shared = np.isfinite(laid).sum(0) >= 2
+        mean, std = np.nanmean(laid[:, shared], 0), np.nanstd(laid[:, shared], 0, ddof=1)
+    known = np.isfinite(mean) & np.isfinite(std)
+    if not known.any():
         return None
-    mean, std = np.nanmean(laid, 0), np.nanstd(laid, 0, ddof=1)
-    return {"x": _rounded(common[shared]), "mean": _rounded(mean), "std": _rounded(std)}
+    return {"x": _rounded(common[shared][known]), "mean": _rounded(mean[known]), "std": _rounded(std[known])}
 
 
 def _growing(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from distgan.compare.environment import of_start
 from distgan.compare.run_data import RunData, by_kimg, settings_of
 from distgan.compare.series import Series, series_of
 from distgan.config.yaml_files import read_yaml
@@ -65,26 +65,7 @@ def _series(path: Path) -> tuple[Series, list[str]]:
 
 def _environment(path: Path) -> dict[str, str]:
     """Of the newest start; what is not there is left out."""
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
         starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
-        start = starts[-1]
-        packages = start.get("packages") or {}
-        git = start.get("git") or {}
-        commit = re.sub(r"[^0-9a-f].*", "", str(git.get("commit", "")))[:10]
-        told = {
-            "processes": start.get("world_size"),
-            "devices": counted(start.get("devices") or []) or "CPU",
-            "CPU cores": start.get("cpu_cores"),
-            "machine": start.get("host"),
-            "torch": packages.get("torch"),
-            "python": start.get("python"),
-            "commit": commit + (" and changes" if commit and git.get("changed") else ""),
-            "starts": len(starts),
-        }
-        return {name: str(value) for name, value in told.items() if value not in (None, "")}
+        return {**of_start(starts[-1]), "starts": str(len(starts))}
     return {}
-
-
-def counted(names: Sequence[str]) -> str:
-    """Equal ones once, with their number."""
-    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from distgan.compare.environment import of_start
+from distgan.compare.run_data import settings_of
 from distgan.tracking.names import HISTOGRAM
 
+_ENVIRONMENT = "environment"
 _KIND = "._type"
 _ENDS = ("finished", "preempted", "failed", "stopped")
 
@@ -20,6 +23,13 @@ def lines_of(rows: Iterable[Mapping]) -> list[dict]:
         if step is not None and line:
             found.setdefault(step, {"step": step}).update(line)
     return list(found.values())
+
+
+def taken_apart(config: Mapping) -> tuple[dict[str, object], dict[str, str]]:
+    """The config of a W&B run: the settings by key path, and the environment that distgan puts beside them."""
+    settings = {key: value for key, value in config.items() if key != _ENVIRONMENT}
+    environment = config.get(_ENVIRONMENT)
+    return settings_of(settings) if settings else {}, of_start(environment) if environment else {}
 
 
 def step_of(flat: Mapping[str, object]) -> int | None:

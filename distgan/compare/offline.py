@@ -10,8 +10,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distgan.compare.history import ended, flat_row, lines_of, pictures_in, step_of
-from distgan.compare.run_data import RunData, by_kimg, settings_of
+from distgan.compare.environment import of_wandb
+from distgan.compare.history import ended, flat_row, lines_of, pictures_in, step_of, taken_apart
+from distgan.compare.run_data import RunData, by_kimg
 from distgan.compare.series import series_of
 from distgan.errors import UserError
 from distgan.slurm.standing import duration
@@ -62,7 +63,7 @@ def _read(run_id: str, segments: list[Path]) -> RunData:
         for record in records:
             _take(run, record, file.parent / "files")
     series = series_of(lines_of(run.rows))
-    config = settings_of(run.config) if run.config else {}
+    config, start = taken_apart(run.config)
     state, why = _state(run, segments[-1])
     return RunData(
         name=str(run.about.get("display_name") or run_id),
@@ -71,7 +72,7 @@ def _read(run_id: str, segments: list[Path]) -> RunData:
         series=series,
         state=state,
         why=why,
-        environment={**run.environment, "starts": str(len(segments))},
+        environment={**run.environment, **start, "starts": str(len(segments))},
         notes=str(run.about.get("notes") or ""),
         tags=tuple(map(str, run.about.get("tags") or ())),
         grids=by_kimg(run.pictures, series, config),
@@ -111,7 +112,7 @@ def _take(run: _Run, record: dict, files: Path) -> None:
     elif kind == "summary":
         run.summary |= content.get("update") or {}
     elif kind == "environment":
-        run.environment |= _environment(content)
+        run.environment |= of_wandb(content)
     elif kind == "exit":
         run.exit_code = content.get("exit_code", 0)
     elif kind == "history":
@@ -125,17 +126,6 @@ def _take_picture(run: _Run, row: dict, files: Path) -> None:
     step = step_of(row)
     if pictures and step is not None:
         run.pictures[step] = files / next(iter(pictures.values()))
-
-
-def _environment(content: dict) -> dict[str, str]:
-    told = {
-        "devices": content.get("gpu"),
-        "CPU cores": content.get("cpu_count"),
-        "machine": content.get("host"),
-        "python": content.get("python"),
-        "commit": str((content.get("git") or {}).get("commit", ""))[:10],
-    }
-    return {name: str(value) for name, value in told.items() if value}
 
 
 def _state(run: _Run, newest: Path) -> tuple[str, str | None]:

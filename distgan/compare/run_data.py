@@ -58,7 +58,14 @@ def settings_of(tree: Mapping) -> dict[str, object]:
     try:
         return flatten(validate(plain))
     except ConfigError:
-        return dict(_paths(plain, ""))
+        return {path: _whole(value) for path, value in _paths(plain, "")}
+
+
+def _whole(value: object) -> object:
+    """1.0 as 1, which is what W&B makes of it."""
+    if isinstance(value, list):
+        return [_whole(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def by_kimg(grids: Mapping[int, Path], series: Series, config: Mapping[str, object]) -> dict[float, Path]:

@@ -14,6 +14,8 @@ from distgan.tracking.names import HISTOGRAM
 _SECONDS_AN_HOUR = 3600
 _PLACES = ("step", "kimg", "seconds")
 _PLAIN = {float, int, type(None)}
+_MANY = 2**63
+"""More than any cell of a histogram counts."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +63,23 @@ def series_of(lines: Iterable[dict]) -> Series:
         indices.append(count - 1)
         rows.append(tuple(line.values()))
     columns: dict[str, np.ndarray] = {}
-    ends: dict[str, int] = {}
+    named: dict[str, np.ndarray] = {}
     for names, (indices, rows) in alike.items():
         for name, values in zip(names, zip(*rows, strict=True), strict=True):
             columns.setdefault(name, np.full(count, np.nan))[indices] = _numbers(values)
-            ends[name] = max(ends.get(name, 0), indices[-1])
-    values = {name: column for name, column in columns.items() if name not in _PLACES and np.isfinite(column).any()}
-    without_end = frozenset(name for name, column in values.items() if not math.isfinite(column[ends[name]]))
+            named.setdefault(name, np.zeros(count, bool))[indices] = True
     nowhere = np.full(count, np.nan)
     kept = _last_of_each(columns.get("step", nowhere))
+    columns = {name: column[kept] for name, column in columns.items()}
     axes = {
-        "step": columns.get("step", nowhere)[kept],
-        "kimg": columns.get("kimg", nowhere)[kept],
-        "hours": columns.get("seconds", nowhere)[kept] / _SECONDS_AN_HOUR,
+        "step": columns.get("step", nowhere[kept]),
+        "kimg": columns.get("kimg", nowhere[kept]),
+        "hours": columns.get("seconds", nowhere[kept]) / _SECONDS_AN_HOUR,
     }
-    return Series(axes, {name: column[kept] for name, column in values.items()}, without_end, _last_histogram(alike))
+    values = {name: column for name, column in columns.items() if name not in _PLACES and np.isfinite(column).any()}
+    ends = {name: column[np.flatnonzero(named[name][kept])[-1]] for name, column in values.items()}
+    without_end = frozenset(name for name, end in ends.items() if not math.isfinite(end))
+    return Series(axes, values, without_end, _last_histogram(alike, kept))
 
 
 def _numbers(values: tuple) -> np.ndarray:
@@ -102,15 +106,22 @@ def _last_of_each(step: np.ndarray) -> np.ndarray:
     return order[np.append(ordered[1:] != ordered[:-1], True)] if len(order) else order
 
 
-def _last_histogram(alike: dict[tuple[str, ...], tuple[list[int], list[tuple]]]) -> list[float] | None:
-    found = [
-        next(((index, counts) for index, row in rows if _is_histogram(counts := row[names.index(HISTOGRAM)])), None)
-        for names, (indices, rows_) in alike.items()
-        if HISTOGRAM in names and (rows := zip(reversed(indices), reversed(rows_), strict=True))
-    ]
-    return max(filter(None, found), key=lambda both: both[0], default=(0, None))[1]
+def _last_histogram(
+    alike: dict[tuple[str, ...], tuple[list[int], list[tuple]]], kept: np.ndarray
+) -> list[float] | None:
+    """`kept`: which lines count, in their order."""
+    places = {
+        index: (names.index(HISTOGRAM), row)
+        for names, (indices, rows) in alike.items()
+        if HISTOGRAM in names
+        for index, row in zip(indices, rows, strict=True)
+    }
+    lasts = (row[column] for column, row in (places[index] for index in reversed(kept.tolist()) if index in places))
+    return next(filter(_is_histogram, lasts), None)
 
 
 def _is_histogram(value: object) -> bool:
     is_whole = isinstance(value, list) and len(value) == CELLS
-    return is_whole and all(isinstance(count, (int, float)) for count in value) and sum(value) > 0
+    return (
+        is_whole and all(isinstance(count, (int, float)) and 0 <= count < _MANY for count in value) and sum(value) > 0
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from distgan.compare.history import ended, lines_of
-from distgan.compare.run_data import RunData, settings_of
+from distgan.compare.environment import of_wandb
+from distgan.compare.history import ended, lines_of, taken_apart
+from distgan.compare.run_data import RunData
 from distgan.compare.series import series_of
 from distgan.errors import ConfigError, UserError
 
@@ -38,30 +39,19 @@ def read_server(path: str) -> list[RunData]:
 def run_of(run: object) -> RunData:
     """Of a `wandb.apis.public.Run`, by its documented attributes and `scan_history`."""
     series = series_of(lines_of(run.scan_history()))
+    config, start = taken_apart(run.config or {})
     state = _STATES.get(run.state, run.state)
     if run.state in _ENDED:
         state = ended((run.summary or {}).get("status"), state)
     return RunData(
         name=str(run.name or run.id),
         place=f"{run.entity}/{run.project}/{run.id}",
-        config=settings_of(run.config) if run.config else {},
+        config=config,
         series=series,
         state=state,
         why=f"{run.state}, by W&B" if state != run.state else None,
-        environment=_environment(run.metadata or {}),
+        environment={**of_wandb(run.metadata or {}), **start},
         notes=str(run.notes or ""),
         tags=tuple(map(str, run.tags or ())),
         problems=() if not series.is_empty else ("no lines of metrics yet",),
     )
-
-
-def _environment(about: dict) -> dict[str, str]:
-    gpu = f"{about.get('gpu_count', 1)} x {about['gpu']}" if about.get("gpu") else None
-    told = {
-        "devices": gpu,
-        "CPU cores": about.get("cpu_count"),
-        "machine": about.get("host"),
-        "python": about.get("python"),
-        "commit": str((about.get("git") or {}).get("commit", ""))[:10],
-    }
-    return {name: str(value) for name, value in told.items() if value}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Spread:
 
     mean: float
     std: float | None
-    """With n - 1 in the denominator; None of one run."""
+    """With n - 1 in the denominator; None of one run, and where no float is as large."""
     count: int
 
 
@@ -58,7 +59,14 @@ def spread(values: Iterable[Value | None]) -> Spread | None:
     numbers = [value.value for value in values if value is not None]
     if not numbers:
         return None
-    return Spread(statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None, len(numbers))
+    return Spread(statistics.mean(numbers), _deviation(numbers), len(numbers))
+
+
+def _deviation(numbers: list[float]) -> float | None:
+    try:
+        return statistics.stdev(numbers) if len(numbers) > 1 else None
+    except OverflowError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -97,4 +105,8 @@ def data_wait(series: Series) -> float | None:
 
 def _of_lines(series: Series, metric: str, take) -> float | None:
     column = series.values.get(metric)
-    return None if column is None else float(take(column))
+    if column is None:
+        return None
+    with np.errstate(over="ignore"):
+        value = float(take(column))
+    return value if math.isfinite(value) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ _NEAR = 8
 """Samples whose neighbours are looked for, where nothing is said."""
 _FRAMES = 60
 _FPS = 30
+_LONGEST = 10**5
+"""Frames of a video, about an hour at 30 a second."""
 _TILES = 64
 """Most pictures of a frame."""
 
@@ -34,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--config", metavar="FILE", help="config of the run, for a file that does not say what network it is of")
     add("--count", type=int, metavar="N", help=f"the seeds 0 to N - 1 (default {_COUNT})")
     add("--seeds", metavar="LIST", help="seeds such as 0-63 or 0,5,7-9: one latent each, the same wherever it is drawn")
-    add("--label", type=int, metavar="K", help="class of a conditional run (grid: each class a row; else in turns)")
+    add("--label", type=_label, metavar="K", help="class of a conditional run (grid: each class a row; else in turns)")
     add("--truncation", type=float, metavar="T", help="normals within T standard deviations only: less variety")
     add(
         "--interpolate", action="append", metavar="LIST", help="a video from seed to seed, e.g. 0,5,9; again: beside it"
@@ -85,7 +88,14 @@ def _film(args: argparse.Namespace, found: Found, artist: Artist) -> Path:
     labels = list(range(found.classes)) if found.classes and args.label is None else [args.label]
     if len(paths) * len(labels) > _TILES:
         raise ConfigError(f"--interpolate: {len(paths) * len(labels)} pictures a frame, {_TILES} at most; give --label")
-    film = video.Film(artist, paths, labels, args.frames or _FRAMES, args.loop)
+    frames = args.frames or _FRAMES
+    if frames * len(paths[0]) > _LONGEST:
+        most = _LONGEST // len(paths[0])
+        raise ConfigError(
+            f"--frames {frames}: with {len(paths[0])} seeds {most} at most: a video has up to {_LONGEST} frames; give "
+            "fewer frames or seeds"
+        )
+    film = video.Film(artist, paths, labels, frames, args.loop)
     return video.write_film(film, _out(args, found, "interpolated.mp4"), args.fps or _FPS)
 
 
@@ -138,9 +148,9 @@ def _seeds(args: argparse.Namespace, default: int) -> list[int]:
     if args.seeds is None:
         return list(range(args.count or default))
     seeds = parse_seeds(args.seeds, "--seeds", _MOST)
-    if len(set(seeds)) < len(seeds):
-        twice = next(seed for seed in seeds if seeds.count(seed) > 1)
-        raise ConfigError(f"--seeds {args.seeds}: {twice} is named twice")
+    seed, times = Counter(seeds).most_common(1)[0]
+    if times > 1:
+        raise ConfigError(f"--seeds {args.seeds}: {seed} is named twice")
     return seeds
 
 
@@ -170,7 +180,14 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{name}: not together with --interpolate, which names its own seeds; leave one out")
 
 
+def _label(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; a class is its place in index.json, from 0") from None
+
+
 def _check_label(label: int | None, classes: int) -> None:
     if label is not None and not 0 <= label < classes:
-        known = f"0 to {classes - 1}" if classes else "none: the run is unconditional"
-        raise ConfigError(f"--label {label}: the run's labels are {known}")
+        known = f"labels are 0 to {classes - 1}" if classes else "the run has no classes; leave it out"
+        raise ConfigError(f"--label {label}: {known}")

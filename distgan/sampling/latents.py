@@ -30,15 +30,12 @@ def latents(seeds: Sequence[int], dimension: int, truncation: float | None = Non
     return math.sqrt(2) * torch.erfinv(torch.erf(drawn / math.sqrt(2)) * largest)
 
 
-def way(keyframes: Tensor, frames: int, loop: bool) -> Tensor:
-    """Latents from each of `keyframes` [K, D] to the next, `frames` frames from one to the other, and with `loop` back
-    to the first; float64 [F, D]. The keyframes themselves are among them, to the bit."""
-    ends = [*keyframes[1:], *([keyframes[0]] if loop else [])]
-    parts = [
-        slerp(start, end, torch.arange(frames, dtype=torch.float64) / frames)
-        for start, end in zip(keyframes, ends, strict=False)
-    ]
-    return torch.cat(parts if loop else [*parts, keyframes[-1:]])
+def on_way(keyframes: Tensor, frames: int, number: int) -> Tensor:
+    """The latent of frame `number`, float64 [D], where `frames` frames lead from each of `keyframes` [K, D] to the next
+    and from the last back to the first. The keyframes themselves are among them, to the bit."""
+    which, place = divmod(number, frames)
+    share = torch.tensor([place / frames], dtype=torch.float64)
+    return slerp(keyframes[which], keyframes[(which + 1) % len(keyframes)], share)[0]
 
 
 def slerp(start: Tensor, end: Tensor, shares: Tensor) -> Tensor:

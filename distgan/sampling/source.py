@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from distgan import checkpoint
-from distgan.assembly import generator_settings
+from distgan.assembly import generator_settings, make_critic
 from distgan.config import Config, read_config
 from distgan.errors import ConfigError, UserError
 from distgan.networks import build_generator
@@ -49,14 +49,15 @@ def find(source: Path, *, step: int | None = None, raw: bool = False, config: Pa
     else:
         folder = _checkpoint_of(run, step) if run else _verified(source)
         path = folder / (checkpoint.GENERATOR if raw else checkpoint.GENERATOR_EMA)
-    known = given or _config_beside(path, source)
     settings = checkpoint.settings_in(path)
+    known = given or _config_beside(path, source, is_needed=settings is None)
     if given or settings is None:
         settings = known and generator_settings(known)
+    if settings is None and path.name == checkpoint.CRITIC:
+        raise _critic_given(path)
     if settings is None:
         raise ConfigError(f"{path}: does not say what network it is of; name the config of its run with --config FILE")
-    generator = _built(settings, path)
-    checkpoint.load_network(path, generator)
+    generator = _loaded(path, settings, known)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     form = (settings[name] for name in ("resolution", "channels", "classes"))
     return Found(generator.eval().requires_grad_(False).to(device), *form, known, run and run.path)
@@ -96,12 +97,47 @@ def _verified(folder: Path) -> Path:
     return folder
 
 
-def _config_beside(path: Path, source: Path) -> Config | None:
-    """The config of the run that `source` is, or that the file `path` lies in, in one of its checkpoints."""
+def _config_beside(path: Path, source: Path, is_needed: bool) -> Config | None:
+    """The config of the run that `source` is, or that the file `path` lies in, in one of its checkpoints. One that
+    cannot be read is told and passed over where it is not needed; else ConfigError."""
     folders = [source]
-    if path.absolute().parents[1].name == "checkpoints":
-        folders.append(path.absolute().parents[2])
-    return next((read_config(folder / "config.yaml") for folder in folders if (folder / "config.yaml").is_file()), None)
+    above = path.absolute().parent.parent
+    if above.name == "checkpoints":
+        folders.append(above.parent)
+    beside = next((file for folder in folders if (file := folder / "config.yaml").is_file()), None)
+    try:
+        return beside and read_config(beside)
+    except ConfigError as error:
+        if is_needed:
+            raise
+        tell(f"{' '.join(str(error).split())}; passed over: {path} itself says what network it is of")
+        return None
+
+
+def _loaded(path: Path, settings: dict[str, object], config: Config | None) -> nn.Module:
+    generator = _built(settings, path)
+    try:
+        checkpoint.load_network(path, generator)
+    except checkpoint.Misfit:
+        if config is not None and _fits(path, make_critic(config)):
+            raise _critic_given(path) from None
+        raise
+    return generator
+
+
+def _fits(path: Path, network: nn.Module) -> bool:
+    try:
+        checkpoint.load_network(path, network)
+    except checkpoint.Misfit:
+        return False
+    return True
+
+
+def _critic_given(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path}: is a critic, which draws no pictures; give {checkpoint.GENERATOR_EMA} or {checkpoint.GENERATOR}, "
+        "which lie beside it in a checkpoint"
+    )
 
 
 def _built(settings: dict[str, object], path: Path) -> nn.Module:

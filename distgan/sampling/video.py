@@ -17,7 +17,7 @@ from distgan.data.progress import Progress
 from distgan.errors import UserError
 from distgan.files import new_file
 from distgan.sampling.drawing import Artist
-from distgan.sampling.latents import way
+from distgan.sampling.latents import on_way
 from distgan.sampling.outputs import writing
 from distgan.tracking import pictures
 from distgan.trouble import tell
@@ -33,11 +33,12 @@ class Film:
         self, artist: Artist, paths: Sequence[Sequence[int]], labels: Sequence[int | None], frames: int, loop: bool
     ) -> None:
         """Every path has equally many seeds; `frames` from one to the next."""
-        self._artist, self._labels = artist, labels
-        self._ways = [way(artist.latents(path), frames, loop) for path in paths]
+        self._artist, self._labels, self._frames = artist, labels, frames
+        self._keyframes = [artist.latents(path) for path in paths]
+        self._count = len(paths[0]) * frames if loop else (len(paths[0]) - 1) * frames + 1
 
     def __len__(self) -> int:
-        return len(self._ways[0])
+        return self._count
 
     def __iter__(self) -> Iterator[np.ndarray]:
         with Progress("interpolate", len(self), unit="frames") as progress:
@@ -46,7 +47,8 @@ class Film:
                 progress.advance(1)
 
     def frame(self, number: int) -> np.ndarray:
-        tiles = [self._artist.draw(way[number], label) for way in self._ways for label in self._labels]
+        latents = [on_way(keyframes, self._frames, number) for keyframes in self._keyframes]
+        tiles = [self._artist.draw(latent, label) for latent in latents for label in self._labels]
         if len(tiles) == 1:
             picture = pictures.enlarged(tiles[0], _SIDE)
             return picture.permute(1, 2, 0).expand(-1, -1, 3).contiguous().numpy()

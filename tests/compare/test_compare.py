@@ -6,6 +6,7 @@ import csv
 import fcntl
 import io
 import json
+import math
 import platform
 import shutil
 import sys
@@ -16,6 +17,7 @@ from runs import add_grid, compare, line, make_run, make_run_of
 
 from distgan.compare.sources import read_runs
 from distgan.errors import ConfigError, UserError
+from distgan.histogram import CELLS
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,19 @@ def test_a_run_without_lines_or_with_damage_is_shown_with_what_is_left(tmp_path)
     assert runs["torn"].series.end("step") == 12 and runs["torn"].environment == {}
     assert any("config" in problem for problem in runs["torn"].problems)
     assert "not finite" in compare(tmp_path, "--metrics", "critic/loss")
+
+
+def test_damaged_numbers_are_passed_over_in_every_output(tmp_path):
+    for seed in range(3):
+        lines = [line(1, 8e307), {"step": 2, "critic/loss": 1, "evaluate/kid": 3}, line(2, 8.5e307)]
+        lines[-1]["critic/grad_norm_histogram"] = [math.inf, *[1] * (CELLS - 1)]
+        make_run_of(tmp_path / f"{seed}", lines, f"seed={seed}")
+    assert "1.7e+308" in compare(tmp_path) and "evaluate/kid" not in compare(tmp_path)
+    assert "evaluate/kid" not in compare(tmp_path, "--format", "csv")
+    told = json.loads(compare(tmp_path, "--format", "json"), parse_constant=pytest.fail)
+    assert told["groups"][0]["metrics"]["critic/wasserstein"]["final"]["count"] == 3
+    compare(tmp_path, "--out", tmp_path / "r.html")
+    assert (tmp_path / "r.html").exists()
 
 
 def test_a_config_of_another_version_is_compared_as_it_stands(tmp_path):

@@ -12,9 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 from launching import ROOT
+from recorded import Pictures, recorder_of, tell
 from runs import line, make_run
 
 from distgan.compare import server
+from distgan.compare.differences import differences
 from distgan.compare.history import lines_of
 from distgan.compare.run_data import settings_of
 from distgan.compare.server import read_server, run_of
@@ -72,6 +74,26 @@ def test_the_starts_of_an_offline_run_are_one_run_equal_to_its_folder(written):
     assert loss.tolist() == [1, 2, 3, 5, 6, 7, 8, 9, 10]
     assert offline.series.histogram == folder.series.histogram
     assert list(offline.grids) == pytest.approx([0.24, 0.4]) and all(path.exists() for path in offline.grids.values())
+
+
+def test_seeds_share_a_group_in_their_folders_and_in_what_wandb_wrote_of_them(tmp_path, monkeypatch):
+    """Through the recorder of a training and its W&B process, at other times and of other commands."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for seed in (0, 1):
+        monkeypatch.setattr(sys, "argv", ["train.py", f"seed={seed}"])
+        overrides = ["tracking.wandb.mode=offline", f"seed={seed}", "train.ema_kimg=2.0"]
+        recorder, generator = recorder_of(tmp_path / f"{seed}", overrides=overrides)
+        recorder.start(generator, Pictures(), "a run")
+        tell(recorder, 1)
+        recorder.close("finished")
+    runs = read_runs([str(tmp_path / place) for place in ("0", "1", "0/wandb", "1/wandb")])
+    assert len(runs) == 4 and len({run.group for run in runs}) == 1
+    assert sorted(run.seed for run in runs) == [0, 0, 1, 1]
+    assert not any(key.startswith("environment") for run in runs for key in run.config)
+    assert not any(key.startswith("environment") for key in differences(runs))
+    assert len({json.dumps(run.environment, sort_keys=True) for run in runs}) == 1 and runs[0].environment["torch"]
 
 
 def test_one_start_alone_is_what_it_was(written):
@@ -165,6 +187,21 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path, monkeypatch):
         read_server("we/p")
     assert str(raised.value).startswith("--wandb we/p: the server did not give its runs (")
     assert "wandb login" in str(raised.value) and len(str(raised.value).splitlines()) == 1
+
+
+def test_a_run_of_a_server_has_the_group_of_its_folder(tmp_path):
+    (folder,) = read_runs([str(make_run(tmp_path / "run"))])
+    config = load_config([tmp_path / "run" / "config.yaml"]).model_dump(mode="json")
+    start = json.loads((tmp_path / "run" / "environment.json").read_text())["starts"][0]
+    run = run_of(public_run(config={**config, "environment": {**start, "time": "now"}}))
+    assert run.group == folder.group and run.config == folder.config
+    assert run.environment["devices"] == "2 x H100" and run.environment["commit"] == "0123456789 and changes"
+
+
+def test_a_config_of_another_version_keeps_its_group_through_wandb():
+    config = {"forgotten": {"share": 1.0, "betas": [0.0, 0.9], "on": True}, "seed": 0}
+    through = json.loads(json.dumps(config).replace(".0,", ","))
+    assert json.dumps(settings_of(through)) == json.dumps(settings_of(config))
 
 
 def test_the_shipped_config_keeps_its_group_through_wandb():

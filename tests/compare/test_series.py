@@ -12,11 +12,34 @@ from distgan.compare.curves import band, curve, thinned
 from distgan.compare.run_data import RunData
 from distgan.compare.series import series_of
 from distgan.compare.summary import Group, best, final, groups_of, images_per_second, spread
+from distgan.histogram import CELLS
+from distgan.tracking.names import HISTOGRAM
 
 
 def test_of_lines_of_one_step_the_last_counts_and_steps_are_in_order():
     series = series_of([{"step": 2, "a": 1}, {"step": 1, "a": 5}, {"step": 2, "a": 3}])
     assert series.axes["step"].tolist() == [1, 2] and series.values["a"].tolist() == [5, 3]
+
+
+def test_what_only_dropped_lines_have_is_left_out():
+    counts = [1] * CELLS
+    first = {"step": 1, "critic/loss": 1, "evaluate/fid": 3, "a": math.nan, HISTOGRAM: counts}
+    series = series_of([first, {"step": 1, "critic/loss": 2, "a": 5}])
+    assert {name: column.tolist() for name, column in series.values.items()} == {"critic/loss": [2], "a": [5]}
+    assert series.histogram is None and not series.without_end
+    assert best(series, "evaluate/fid") is None and final(series, "evaluate/fid") is None
+
+
+def test_the_end_is_that_of_the_last_step_in_whatever_order_lines_come():
+    series = series_of([{"step": 3, "a": 1.0}, {"step": 2, "a": math.nan}])
+    assert final(series, "a").value == 1.0 and not series.without_end
+
+
+@pytest.mark.parametrize("damage", [math.inf, -math.inf, math.nan, -1, 10**400, "1"])
+def test_a_histogram_that_holds_anything_but_counts_is_passed_over(damage):
+    whole, damaged = [2] * CELLS, [damage, *[1] * (CELLS - 1)]
+    series = series_of([{"step": 1, HISTOGRAM: whole}, {"step": 2, HISTOGRAM: damaged}])
+    assert series.histogram == whole
 
 
 @pytest.mark.parametrize("nothing", [None, math.nan, math.inf, -math.inf, 10**400])
@@ -57,6 +80,16 @@ def test_seeds_have_a_mean_and_the_deviation_of_a_sample():
     assert spread(values[:1]).std is None and spread([None]) is None
 
 
+def test_numbers_near_the_largest_float_have_a_mean_and_a_deviation_where_one_can_be_told():
+    def found(*numbers: float):
+        return spread(final(series_of([{"step": 1, "a": a}]), "a") for a in numbers)
+
+    assert (found(1.7e308, 1.7e308, 1.7e308).mean, found(1.7e308, 1.7e308, 1.7e308).std) == (1.7e308, 0)
+    assert found(1.7e308, -1.7e308).mean == 0 and found(1.7e308, -1.7e308).std is None
+    fast = series_of([{"step": step, "throughput/images_per_second": 1.7e308} for step in (1, 2)])
+    assert images_per_second(fast) is None
+
+
 def run_of(lines: list[dict], seed: int = 0) -> RunData:
     config = {"seed": seed, "train.batch_size": 8}
     return RunData(name=f"run{seed}", place="", config=config, series=series_of(lines), state="finished")
@@ -78,6 +111,17 @@ def test_a_band_is_taken_on_a_common_axis_where_two_seeds_are_under_way():
     assert np.allclose(mean, x + 1, atol=1e-3) and np.allclose(std, math.sqrt(2), atol=1e-5)
     assert band(Group("g", [every, run_of([], 1)]), "a", "step") is None
     assert band(Group("g", [every, fewer]), "a", "kimg") is None
+
+
+def test_a_band_stands_only_where_its_numbers_are_finite():
+    runs = [
+        run_of([{"step": 0, "a": 1.0}, {"step": 50, "a": 2.0}, {"step": 99, "a": 1.7e308}], seed) for seed in (0, 1)
+    ]
+    found = band(Group("g", runs), "a", "step")
+    assert found["x"][0] == 0 and 49 < found["x"][-1] < 99 and None not in found["mean"] + found["std"]
+    assert (
+        band(Group("g", [run_of([{"step": s, "a": 1.7e308} for s in (0, 9)], n) for n in (0, 1)]), "a", "step") is None
+    )
 
 
 @given(

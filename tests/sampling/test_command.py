@@ -18,6 +18,9 @@ from small_runs import make_run
 from distgan.cli import main
 from distgan.config.schema import Data
 from distgan.data.dataset import open_dataset
+from distgan.sampling.drawing import Artist
+from distgan.sampling.source import _config_beside, find
+from distgan.sampling.video import Film
 
 FAMILIES = {
     "mlp": ["generator={name: mlp, width: 64, norm: batch}"],
@@ -186,6 +189,13 @@ class TestFilm:
             picture = pixels(tmp_path / "p" / f"seed{seed:04d}.png").astype(int)
             assert np.abs(frames[number][4::8, 4::8] - picture).mean() < 6
 
+    def test_a_long_film_takes_no_memory_before_it_is_drawn(self, run):
+        film = Film(Artist(find(run).generator), [[0, 5, 9]], [None], 10**12, loop=False)
+        assert len(film) == 2 * 10**12 + 1
+        assert np.array_equal(
+            film.frame(10**12), Film(Artist(find(run).generator), [[5, 9]], [None], 1, False).frame(0)
+        )
+
     def test_paths_lie_beside_each_other_and_loops_close(self, run, tmp_path):
         words = ["--interpolate", "0,1", "--interpolate", "2,3", "--frames", 3, "--loop", "--out", tmp_path / "x.gif"]
         assert sample(run, *words) == 0
@@ -242,17 +252,20 @@ class TestRefused:
             (["--seeds", "9-3"], "'9-3' is no seed or range"),
             (["--seeds", "-1"], "'-1' is no seed or range"),
             (["--seeds", "1,2-4,3"], "3 is named twice"),
+            (["--seeds", "0-999998,999998"], "999998 is named twice"),
             (["--seeds", "0-99999999999"], "more than 1000000 seeds; use several commands"),
             (["--seeds", "1", "--count", "2"], "leave one out"),
             (["--count", "0"], "--count 0: must be at least 1"),
             (["--count", "1000001"], "--count 1000001: 1000000 at most; --seeds names others"),
             (["--step", "7"], "--step 7: the checkpoints of"),
-            (["--label", "0"], "--label 0: the run's labels are none: the run is unconditional"),
+            (["--label", "0"], "--label 0: the run has no classes; leave it out"),
             (["--truncation", "0"], "--truncation 0.0: must be above 0"),
             (["--truncation", "nan"], "--truncation nan: must be above 0"),
             (["--out", "x.jpg"], "--out x.jpg: must be a .png file or FOLDER/ or a .tar file"),
             (["--interpolate", "4"], "--interpolate 4: two seeds or more"),
             (["--interpolate", "4,5", "--interpolate", "1,2,3"], "equally many each time"),
+            (["--interpolate", "4,5", "--frames", "2000000000"], "--frames 2000000000: with 2 seeds 50000 at most"),
+            (["--interpolate", "0-9999"], "--frames 60: with 10000 seeds 10 at most"),
             (["--interpolate", "4,5", "--out", "x.png"], "--out x.png: must be a .mp4 file or a .gif file"),
             (["--interpolate", "4,5", "--neighbours", "1"], "--neighbours: not together with --interpolate"),
             (["--loop"], "--loop: has no effect without --interpolate"),
@@ -277,12 +290,37 @@ class TestRefused:
         assert "x.safetensors: is no whole .safetensors file" in refused(capsys, tmp_path / "x.safetensors", status=1)
         critic = run / "checkpoints" / "00000010" / "critic.safetensors"
         shutil.copy(critic, tmp_path / "critic.safetensors")
-        assert "name the config" in refused(capsys, tmp_path / "critic.safetensors")
-        words = ["--config", run / "config.yaml"]
-        assert "does not fit the network" in refused(capsys, tmp_path / "critic.safetensors", *words, status=1)
+        shutil.copy(critic, tmp_path / "other.safetensors")
+        assert "name the config" in refused(capsys, tmp_path / "other.safetensors")
+        words, said = ["--config", run / "config.yaml"], "is a critic, which draws no pictures; give generator_ema"
+        for file in (critic, tmp_path / "critic.safetensors"):
+            assert f"{file}: {said}" in refused(capsys, file)
+        assert f"other.safetensors: {said}" in refused(capsys, tmp_path / "other.safetensors", *words)
+        other = [*words[:1], make_run(tmp_path / "wide", "generator={name: dcgan, width: 16}") / "config.yaml"]
+        generator = critic.with_name("generator.safetensors")
+        assert "does not fit the network" in refused(capsys, generator, *other, status=1)
         assert "--raw:" in refused(capsys, critic, "--raw") and "--step 5: of which run?" in refused(
             capsys, critic.parent, "--step", 5
         )
+
+    def test_a_broken_config_stops_only_what_needs_it(self, run, tmp_path, capsys):
+        shutil.copytree(run, tmp_path / "run")
+        (tmp_path / "run" / "config.yaml").write_text("train: [\n")
+        path = tmp_path / "run" / "checkpoints" / "00000010" / "generator_ema.safetensors"
+        for number, source in enumerate((path, path.parent, tmp_path / "run")):
+            assert sample(source, "--count", 1, "--out", tmp_path / f"{number}.png") == 0
+            assert "config.yaml line 2: " in (said := capsys.readouterr().err) and f"passed over: {path} itself" in said
+        save_file(load_file(path), path)
+        assert "config.yaml line 2: " in refused(capsys, path)
+
+    def test_a_file_in_the_topmost_folder_lies_in_no_run(self):
+        assert _config_beside(Path("/g.safetensors"), Path("/g.safetensors"), is_needed=True) is None
+
+    def test_a_label_is_a_number(self, run, capsys):
+        with pytest.raises(SystemExit, match="2"):
+            sample(run, "--label", "cat")
+        said = capsys.readouterr().err
+        assert "argument --label: 'cat' is no number; a class is its place in index.json, from 0" in said
 
     def test_settings_of_a_later_version(self, run, tmp_path, capsys):
         path = tmp_path / "later.safetensors"
