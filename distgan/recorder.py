@@ -263,7 +263,7 @@ def _without_secrets(config: Config) -> Config:
 def _without_secret(word: str) -> str:
     """A word of the command line as others may see it."""
     key, pipe, _ = word.partition("pipe:")
-    return f"{key}pipe:..." if pipe else masked(word)
+    return masked(key) + ("pipe:..." if pipe else "")
 
 
 def _attempt(call: Callable, *args) -> UserError | None:
