@@ -359,6 +359,10 @@ def test_a_key_for_wandb_is_asked_for_only_online(tiny, capsys, monkeypatch):
     assert main(["doctor", *tiny, "tracking.wandb.mode=offline"]) == 0
     capsys.readouterr()
     assert "run `wandb login`" in ill(capsys, [*tiny, "tracking.wandb.mode=online"], but="logging")
+    monkeypatch.setattr(wandb_process, "has_key", lambda: [].pop())
+    assert "go on offline: IndexError: pop from empty" in ill(
+        capsys, [*tiny, "tracking.wandb.mode=online"], but="logging"
+    )
     monkeypatch.setattr(wandb_process, "has_key", lambda: True)
     assert main(["doctor", *tiny, "tracking.wandb.mode=online"]) == 0
 

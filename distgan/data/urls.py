@@ -13,6 +13,10 @@ from distgan.errors import DataError
 EXTRAS = {"https": "http", "http": "http", "s3": "s3", "gs": "gs", "gcs": "gs", "hf": "hf"}
 LOCAL = ("file", "local")
 HTTP = ("http://", "https://")
+_URL = re.compile(r"""[A-Za-z][\w+.-]*://(?:(?!,[A-Za-z][\w+.-]*://)[^\s'"<>])+""")
+"""In a text, or in a list without quotes. A comma alone may be of a password or of a query."""
+_HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:\d*)?")
+"""With or without a port."""
 
 
 def is_remote(spec: str) -> bool:
@@ -23,21 +27,29 @@ def is_remote(spec: str) -> bool:
 
 def shown(url: str) -> str:
     """A place as messages may show it: a URL without query, fragment, user and password; a command without its options;
-    a path as it is."""
-    if not is_remote(url):
-        return url
+    a path as it is. A `/`, `?` or `#` in a password is told from the end of the host where the password begins with no
+    number."""
     if url.startswith("pipe:"):
         words = url.removeprefix("pipe:").split()
         telling = [masked(w.strip("'\"")) for w in words[1:] if "://" in w or re.search(r"\.(tar|json|npy)\b", w)]
         return " ".join(["pipe:" + "".join(words[:1]), *telling])
-    scheme, mark, rest = url.partition("://")
-    authority, slash, path = re.split(r"[?#]", rest)[0].partition("/")
-    return scheme + mark + authority.rpartition("@")[2] + slash + path
+    return _without_login(url) if is_remote(url) else masked(url)
 
 
 def masked(text: str) -> str:
     """A text in which every URL is as messages may show it."""
-    return re.sub(r"[A-Za-z][\w+.-]*://[^\s'\"<>|;)]+", lambda found: shown(found[0]), text)
+    return _URL.sub(lambda found: _without_login(found[0]), text)
+
+
+def _without_login(url: str) -> str:
+    scheme, mark, rest = url.partition("://")
+    if scheme.lower() in LOCAL:
+        return url
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if "@" not in authority and not _HOST.fullmatch(authority):
+        rest = rest.rpartition("@")[2]
+    host, slash, path = re.split("[?#]", rest, maxsplit=1)[0].partition("/")
+    return scheme + mark + host.rpartition("@")[2] + slash + masked(path)
 
 
 def check_url(url: str, allow_shell: bool) -> None:

@@ -79,7 +79,7 @@ class Background:
             while (call := self._waiting.get()) is not None:
                 call()
         except Exception as error:  # noqa: BLE001  whatever a view raises must not end a training run
-            self._give_up(_told(error))
+            self._give_up(told(error))
             while self._waiting.get() is not None:
                 pass
 
@@ -91,7 +91,7 @@ class Background:
         tell(f"{self._name}: {why}; metrics.jsonl has everything, {self._later}")
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
     """The first line of what an exception says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

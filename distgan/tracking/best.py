@@ -9,12 +9,15 @@ from distgan.tracking.names import better
 
 
 def bests(metrics: Path, chosen: tuple[str | None, str]) -> tuple[dict[str, float], dict[str, float]]:
-    """The best values, of metrics that have one, and the last ones by name, of the lines in `metrics`. `chosen`: a
+    """The best values, of metrics that have one, and the last ones by name, of the lines in `metrics`; no last one
+    of a metric that is null at the end. `chosen`: a
     metric more, and whether its `highest` or `lowest` value is the best (checkpoint.best, checkpoint.best_is)."""
     best: dict[str, float] = {}
     last: dict[str, float] = {}
     for line in read_lines(metrics):
         for name, value in line.items():
+            if value is None:
+                last.pop(name, None)  # an older number is not the last one
             if not isinstance(value, (int, float)):
                 continue
             last[name] = value

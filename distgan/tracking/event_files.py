@@ -9,12 +9,11 @@ import math
 from datetime import datetime
 from pathlib import Path
 
-from PIL import Image
-
 from distgan.errors import ConfigError
 from distgan.histogram import EDGES
-from distgan.run_folder import RunFolder
+from distgan.run_folder import RunFolder, read_lines
 from distgan.tracking.backlog import GRIDS, Held, backlog
+from distgan.tracking.picture_files import check_size
 
 NAME = "TensorBoard"
 LATER = "and the next start of the run writes what is missing"
@@ -38,8 +37,11 @@ class TensorBoardSink:
 
     def begin(self) -> None:
         """Goes on after what the files hold."""
-        self._began = _first_start(self._run.environment)
+        self._began = self._when = _first_start(self._run.environment)
         first = min(_last_line(self._folder), self._step + 1)
+        for line in read_lines(self._run.metrics):
+            if line["step"] < first:
+                self._when = self._began + line["seconds"]
         self._open(first)  # all before it is there, since everything is written in its order
         self._held = Held(first - 1, dict.fromkeys((*GRIDS, *(["reals"] if first else [])), first - 1))
         for item in backlog(self._run, self._held, self._step):
@@ -53,6 +55,7 @@ class TensorBoardSink:
 
     def metrics(self, line: dict) -> None:
         step, when = line["step"], self._began + line["seconds"]
+        self._when = when  # also of the pictures that follow
         for name, value in line.items():
             if isinstance(value, list):
                 self._add_histogram(name, value, step, when)
@@ -84,15 +87,15 @@ class TensorBoardSink:
 
         if not self._held.lacks_picture(name, step):
             return
-        with contextlib.suppress(OSError), Image.open(path) as picture:  # of a past that the run has left: gone
-            self._held.pictures[name] = step
-            (width, height), channels = picture.size, len(picture.getbands())
+        with contextlib.suppress(OSError):  # it may be of a past that the run has left, and is gone then
+            width, height, channels = check_size(path)
             # as it is: add_image would encode the pixels once more, which takes longer than a step
             image = Summary.Image(
                 height=height, width=width, colorspace=channels, encoded_image_string=path.read_bytes()
             )
             summary = Summary(value=[Summary.Value(tag=name, image=image)])
-            self._writer.file_writer.add_summary(summary, step)
+            self._writer.file_writer.add_summary(summary, step, walltime=self._when)
+            self._held.pictures[name] = step
 
     def checkpoint(self, path: Path) -> None:
         pass

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from torch import Tensor
 
 from distgan.files import new_file
 from distgan.run_folder import grids_in
+from distgan.tracking.picture_files import opened
 
 _GAP = 2
 _SMALLEST_TILE = 32
@@ -101,7 +102,7 @@ def save_evolution(samples: Path, path: Path) -> None:
 def _frame(path: Path) -> Image.Image | None:
     """A grid within the longest side; None where the file is damaged."""
     try:
-        with PngImagePlugin.PngImageFile(path) as file:  # Image.open would refuse a large grid as a bomb
+        with opened(path) as file:
             return within(file.convert("RGB"), _LONGEST_SIDE)
     except (OSError, SyntaxError):
         return None

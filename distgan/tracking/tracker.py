@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
 from typing import Protocol
 
@@ -54,10 +55,12 @@ class Tracker:
                 sink.rewind(step)
 
     def close(self, status: str) -> None:
-        """`status`: finished, preempted or failed."""
-        with contextlib.ExitStack() as closing:  # each is closed, whatever happens to the others
-            for sink in reversed(self._sinks):
-                closing.callback(_close, sink, status)
+        """`status`: finished, preempted or failed. All are closed at the same time: those that wait do so together."""
+        closing = [threading.Thread(target=_close, args=(sink, status), daemon=True) for sink in self._sinks]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join()
 
 
 def _close(sink: Sink, status: str) -> None:

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from distgan.tracking.backlog import Held
+from distgan.run_folder import RunFolder, grids_in
+from distgan.tracking.backlog import GRIDS, Held
 
 _IMAGE = "image-file"
 """The type that W&B gives to a picture in a row."""
@@ -38,15 +39,25 @@ def rows(segment: Path) -> Iterator[dict]:
         raise Unreadable(f"{segment}: {why}; move its folder away, and the next start gives W&B these lines again")
 
 
-def held(folder: Path, run_id: str) -> Held:
-    """What all files together hold. Each goes on after the one before, so that the newest rows are in the newest."""
-    found = Held()
-    for segment in reversed(segments(folder, run_id)):
-        for row in rows(segment):
-            if "seconds" in row:  # a line of metrics.jsonl
-                found.line = max(found.line, row["step"])
-            for name in (key.removesuffix("._type") for key, value in row.items() if value == _IMAGE):
-                found.pictures[name] = max(found.pictures.get(name, -1), row["step"])
-        if found.line and "samples" in found.pictures:
+def held(folder: RunFolder, run_id: str) -> Held:
+    """What all files together hold. Each goes on after the one before, so that the newest rows are in the newest; the
+    pictures of real data are in the oldest, as a rule."""
+    found, files = Held(), segments(folder.path, run_id)
+    grids = {name for name in GRIDS if grids_in(folder.path / name)}
+    for segment in reversed(files):
+        _add(found, segment)
+        if found.line and grids <= found.pictures.keys():
             break
+    for segment in files if folder.reals.exists() else ():
+        if "reals" in found.pictures:
+            break
+        _add(found, segment)
     return found
+
+
+def _add(found: Held, segment: Path) -> None:
+    for row in rows(segment):
+        if "seconds" in row:  # a line of metrics.jsonl
+            found.line = max(found.line, row["step"])
+        for name in (key.removesuffix("._type") for key, value in row.items() if value == _IMAGE):
+            found.pictures[name] = max(found.pictures.get(name, -1), row["step"])

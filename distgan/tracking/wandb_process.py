@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import inspect
 import json
 import math
 import os
@@ -31,6 +30,7 @@ from distgan.histogram import EDGES
 from distgan.run_folder import RunFolder
 from distgan.tracking.backlog import GRIDS, backlog
 from distgan.tracking.best import bests
+from distgan.tracking.picture_files import check_size
 from distgan.tracking.wandb_files import held
 
 SUMMARY_SECONDS = 60.0
@@ -67,7 +67,8 @@ class Follower:
         self._order, self._folder = order, RunFolder(order["folder"])
         self._summed = time.monotonic()
         self._last_checkpoint: Path | None = None
-        self._held = held(self._folder.path, order["run_id"])
+        self._held = held(self._folder, order["run_id"])
+        self._has_logged = False
         self._run = wandb.init(
             **order["init"],
             dir=order["folder"],
@@ -93,7 +94,7 @@ class Follower:
 
     def metrics(self, line: dict) -> None:
         if self._held.lacks_line(line["step"]):
-            self._held.line = line["step"]
+            self._held.line, self._has_logged = line["step"], True
             self._run.log(_row(line), step=line["step"])
         if time.monotonic() - self._summed > SUMMARY_SECONDS:
             self._summarise()
@@ -102,6 +103,7 @@ class Follower:
         if not self._held.lacks_picture(name, step):
             return
         with contextlib.suppress(OSError):  # it may be of a past that the run has left, and is gone then
+            check_size(path)
             image = wandb.Image(str(path))
             self._held.pictures[name] = step
             at = {"step": step} if step >= self._held.line else {}  # else the row of the line is no longer its step's
@@ -132,7 +134,7 @@ class Follower:
     def close(self, status: str) -> None:
         if self._order["checkpoints"] == "last":
             self._keep_checkpoint()
-        if self._folder.curves.exists() and self._held.line:
+        if self._folder.curves.exists() and self._has_logged:  # else the row of that step is in an older file
             row = {"curves": wandb.Image(str(self._folder.curves)), "step": self._held.line}
             self._run.log(row, step=self._held.line)
         self._summarise()
@@ -151,15 +153,10 @@ def _row(line: dict) -> dict:
 
 
 def has_key() -> bool:
-    """Whether wandb finds a key of the user's without asking for one."""
-    try:
-        return bool(wandb.login(prompt=False)) if "prompt" in _LOGIN else bool(wandb.api.api_key)
-    except Exception:  # noqa: BLE001  an unreadable netrc is the same as no key
-        return False
-
-
-_LOGIN = inspect.signature(wandb.login).parameters
-"""Older versions have no `prompt`, newer ones no `api`."""
+    """Whether wandb finds a key of the user's. Asks neither the user nor a server. Raises what wandb does where what it
+    finds is no key, or cannot be read."""
+    wandb.setup(wandb.Settings(silent=True))  # it would ask the server whose key that is, to say so
+    return wandb.login(prompt=False, verify=False)
 
 
 def messages(descriptor: int, trainer: int) -> Iterator[dict]:

@@ -17,7 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from distgan.data import failures, pipes, remote
 from distgan.data.failures import Denied, RemoteError, Stopped
 from distgan.data.remote import download, read_small
-from distgan.data.urls import check_url, is_remote, join_url, shown
+from distgan.data.urls import check_url, is_remote, join_url, masked, shown
 from distgan.errors import DataError
 
 DATA = random.Random(5).randbytes(1_000_003)
@@ -83,10 +83,34 @@ def test_paths_are_local(spec):
         ("pipe:cat /data/x-01.tar | openssl enc -k 77", "pipe:cat /data/x-01.tar"),
         ("/a/b?c.tar", "/a/b?c.tar"),
         ("file:///a/b?c#d.tar", "file:///a/b?c#d.tar"),
+        ("https://u:p/w@h/a.tar", "https://h/a.tar"),
+        ("https://u:p?w/w#w@h:80/a.tar?k=1", "https://h:80/a.tar"),
+        ("http://[::1]:80/r@main/a.tar", "http://[::1]:80/r@main/a.tar"),
+        ("http://h:80/r@main/a.tar", "http://h:80/r@main/a.tar"),
+        ("https://u:p@h/https://u:p@i/a.tar", "https://h/https://i/a.tar"),
+        ("simplecache::https://u:p@h/a.tar", "simplecache::https://h/a.tar"),
+        ("a.tar,https://u:p@h/b.tar", "a.tar,https://h/b.tar"),
     ],
 )
 def test_what_is_shown_of_a_url_holds_no_secret(url, seen):
     assert shown(url) == seen
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("shards=[http://u:p@h/a.tar,http://u:p@h/b.tar]", "shards=[http://h/a.tar,http://h/b.tar]"),
+        ("[x.tar,https://u:p@h/a.tar?k=1,s3://k:p@b/c.tar?k=2,y.tar]", "[x.tar,https://h/a.tar,s3://b/c.tar"),
+        ("[https://u:p,w@h/a.tar,https://u:p;w)|@h/b.tar]", "[https://h/a.tar,https://h/b.tar]"),
+        ("'https://u:p/w@h/a.tar', \"https://h/b.tar?k=1;l=2,3\" fail", "'https://h/a.tar', \"https://h/b.tar\" fail"),
+        (
+            "https://h/x-{a,b}.tar and file:///x?y,https://u:p@h/c.tar",
+            "https://h/x-{a,b}.tar and file:///x?y,https://h/c.tar",
+        ),
+    ],
+)
+def test_every_url_of_a_text_is_masked(text, seen):
+    assert masked(text) == seen
 
 
 @pytest.mark.parametrize(

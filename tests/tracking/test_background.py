@@ -10,6 +10,7 @@ import pytest
 
 from distgan.tracking import background
 from distgan.tracking.background import Background
+from distgan.tracking.tracker import Tracker
 
 
 class Slow:
@@ -93,6 +94,15 @@ def test_one_that_never_comes_back_is_not_waited_for(monkeypatch, capsys):
     took = use(sink)
     assert took < 0.1 and time.monotonic() - began < 2 and sink.abandoned
     assert capsys.readouterr().err.count("did not take everything within 0 s; metrics.jsonl has everything") == 1
+
+
+def test_views_that_never_come_back_are_waited_for_together(monkeypatch):
+    monkeypatch.setitem(background.CLOSE_SECONDS, "preempted", 1.0)
+    sinks = [Slow(free=False), Slow(), Slow(free=False)]
+    tracker, began = Tracker([Background("W&B", sink, "later") for sink in sinks]), time.monotonic()
+    tracker.close("preempted")
+    assert 0.9 < time.monotonic() - began < 1.7
+    assert [sink.abandoned for sink in sinks] == [True, False, True] and ("close", "preempted") in sinks[1].told
 
 
 def test_a_queue_that_is_full_closes_it_and_what_it_has_is_a_beginning(monkeypatch, capsys):

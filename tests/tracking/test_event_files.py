@@ -6,7 +6,9 @@ import importlib.util
 
 import numpy as np
 import pytest
+import torch
 from launching import TINY
+from PIL import Image
 from recorded import Pictures, recorder_of, tell
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -16,6 +18,7 @@ from distgan.doctor.tracking_key import check_tracking
 from distgan.errors import ConfigError
 from distgan.histogram import CELLS, EDGES
 from distgan.run_folder import RunFolder
+from distgan.tracking import pictures
 from distgan.tracking.event_files import TensorBoardSink, check_installed
 
 ON = "tracking.tensorboard=true"
@@ -56,6 +59,8 @@ def test_after_a_rollback_and_a_resume_it_shows_what_the_record_does(tmp_path):
     assert [event.step for event in events.Images("samples")] == [0, 4, 8, 12]
     shown = events.Images("samples")[-1]
     assert shown.encoded_image_string == (run / "samples" / "00000012.png").read_bytes() and shown.width > 64
+    grids = {event.step: event.wall_time for event in events.Images("samples")}
+    assert all(grids[event.step] == event.wall_time for event in events.Scalars("factor") if event.step in grids)
     times = [event.wall_time for event in events.Scalars("factor")]
     assert np.allclose(np.diff(times), 1.0)  # seconds of training
     assert {"kimg", "seconds", "critic/loss"} <= set(events.Tags()["scalars"])
@@ -74,6 +79,21 @@ def test_a_histogram_has_the_counts_at_their_cells(tmp_path):
     assert event.step == 7 and event.histogram_value.num == 8 and events.Tags()["scalars"] == ["seconds"]
     buckets = dict(zip(event.histogram_value.bucket_limit, event.histogram_value.bucket, strict=True))
     assert {limit: count for limit, count in buckets.items() if count} == {EDGES[0]: 1, EDGES[33]: 5, 2 * EDGES[-1]: 2}
+
+
+def test_a_picture_that_is_too_large_is_left_out_and_the_lines_go_on(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    for step, side in ((1, 32), (2, 128)):
+        folder.sample(step).parent.mkdir(exist_ok=True)
+        pictures.save(pictures.grid(torch.zeros(1, 3, side, side), 1), folder.sample(step))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+    sink = TensorBoardSink(folder, 2)
+    sink.begin()
+    sink.metrics({"step": 3, "seconds": 1.0})
+    sink.close("finished")
+    events = read(tmp_path)
+    assert [event.step for event in events.Images("samples")] == [1]
+    assert [event.step for event in events.Scalars("seconds")] == [3]
 
 
 def test_without_tensorboard_it_is_one_line_before_anything_begins(monkeypatch):

@@ -47,14 +47,13 @@ def test_everything_goes_to_every_sink_in_turn(tmp_path):
     tracker.metrics({"step": 1})
     tracker.picture("samples", tmp_path, 2)
     tracker.close("failed")
-    assert told == [
+    assert told[:4] == [
         ("a", 1),
         ("b", 1),
         ("a", "samples", tmp_path, 2),
         ("b", "samples", tmp_path, 2),
-        ("a", "failed"),
-        ("b", "failed"),
     ]
+    assert sorted(told[4:]) == [("a", "failed"), ("b", "failed")]
 
 
 LINE = {

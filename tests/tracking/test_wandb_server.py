@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,13 +58,17 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(params=[None, 401, "gone"], ids=["hangs", "refuses the key", "is gone"])
+_LATE = "deadline exceeded|Timed out|refused"
+CAUSES = {None: _LATE, 401: "401", "gone": _LATE}
+
+
+@pytest.fixture(params=CAUSES, ids=["hangs", "refuses the key", "is gone"])
 def server(request):
     found = Server(request.param)
     threading.Thread(target=found.serve_forever, daemon=True).start()
     if request.param == "gone":
         found.stop()
-    yield found
+    yield found, CAUSES[request.param]
     if request.param != "gone":
         found.stop()
 
@@ -75,6 +82,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_run_neither_waits_nor_stops_and_is_written_offline(folder, server, monkeypatch, capfd):
+    server, why = server
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
     recorder, generator = recorder_of(folder.path, overrides=["tracking.wandb.mode=online", "tracking.watch=false"])
     began = time.monotonic()
@@ -89,6 +97,7 @@ def test_the_run_neither_waits_nor_stops_and_is_written_offline(folder, server, 
     assert {segment.name for segment in segments(folder.path)} == {f"run-{folder.wandb_id.read_text().strip()}.wandb"}
     told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("distgan: ")]
     assert len(told) == 1 and "writing offline instead, `wandb sync` sends run_dir/wandb later" in told[0]
+    assert "no API key" not in told[0] and re.search(why, told[0])
 
     secret = base64.b64encode(f"api:{KEY}".encode())
     for path, headers, body in server.requests:
@@ -97,6 +106,25 @@ def test_the_run_neither_waits_nor_stops_and_is_written_offline(folder, server, 
         assert KEY.encode() not in sent and secret not in sent
     files = [path for path in folder.path.rglob("*") if path.is_file()]
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+def test_a_key_is_looked_for_without_the_server_and_what_is_no_key_is_told(folder, monkeypatch):
+    """In a process of its own: wandb keeps what it has found."""
+    server = Server(None)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    code = "from distgan.tracking.wandb_process import has_key; print(has_key())"
+
+    def asked() -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+
+    assert asked().stdout == "True\n"
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    assert "API key" in asked().stderr.splitlines()[-1]
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert asked().stdout == "False\n"
+    server.stop()
+    assert not server.requests
 
 
 def test_without_a_key_it_is_offline_too(folder, monkeypatch, capfd):

@@ -13,16 +13,18 @@ import pytest
 import torch
 import wandb
 from launching import TINY
+from PIL import Image
 from recorded import Pictures, recorder_of, tell
 from wandb_records import history, lines, segments, summary
 
 from distgan.checkpoint import Progress
 from distgan.config.loading import load_config
 from distgan.histogram import CELLS, EDGES
-from distgan.recorder import _without_secrets
+from distgan.recorder import _without_secret, _without_secrets
 from distgan.run_folder import RunFolder
-from distgan.tracking import pictures, wandb_process, weights_and_biases
+from distgan.tracking import pictures, wandb_files, wandb_process, weights_and_biases
 from distgan.tracking.background import Background
+from distgan.tracking.backlog import GRIDS
 from distgan.tracking.wandb_files import Unreadable
 from distgan.tracking.weights_and_biases import WandbSink, new_run_id
 
@@ -95,7 +97,9 @@ def test_steps_that_a_resume_trains_again_are_not_given_again(folder):
 def test_a_trial_that_is_tracked_late_has_all_its_lines_and_no_secret_gets_out(folder, monkeypatch):
     key, url = "c0ffee" * 7, "https://me:hushhush@host/set/x-{0..3}.tar?X-Signature=hushhush"
     monkeypatch.setenv("WANDB_API_KEY", key)
-    monkeypatch.setattr(sys, "argv", ["train.py", f"data.shards={url}", "data.shards=pipe:curl -H hushhush x"])
+    monkeypatch.setattr(
+        sys, "argv", ["train.py", f"data.shards={url}", f"data.shards=[{url},{url}]", f"[{url},pipe:curl -H hushhush x"]
+    )
     progress = Progress()
     recorder, generator = begin(folder, progress, 0, "tracking.wandb.mode=off", f"data.shards={url}")
     train(recorder, generator, 1, 2, 3)
@@ -122,6 +126,14 @@ def test_no_secret_of_a_url_reaches_weights_and_biases():
     for given, told in ((url, seen), (["data/here", url], ["data/here", seen])):
         changed = config.model_copy(update={"data": config.data.model_copy(update={"shards": given})})
         assert _without_secrets(changed).data.shards == told
+
+
+def test_a_url_on_the_command_line_is_known_from_the_config(folder):
+    url = "https://me:hush 'hush@host/x.tar?k=1"
+    config = load_config([TINY])
+    config = config.model_copy(update={"data": config.data.model_copy(update={"shards": ["data/here", url]})})
+    assert _without_secret(f"data.shards=[data/here,{url}]", config) == "data.shards=[data/here,https://host/x.tar]"
+    assert _without_secret("seed=3", config) == "seed=3"
 
 
 def sink_of(folder: RunFolder, *more: str, step: int = 0) -> WandbSink:
@@ -200,6 +212,46 @@ class TestFollower:
         assert [step for step, _ in run.rows] == [60, 60, 70, 80, 90]
         assert [list(row) for step, row in run.rows if step == 60] == [["step", "seconds"], ["samples", "step"]]
 
+    def test_what_the_files_have_is_not_given_again(self, folder, follow, monkeypatch):
+        """Real pictures are in the oldest file; the newest has no raw grid, since its start was killed before that."""
+        image = "image-file"
+        files = {
+            "1": [{"step": 0, "samples/raw._type": image, "reals._type": image}, {"step": 2, "seconds": 1}],
+            "2": [
+                {"step": 4, "seconds": 2},
+                {"step": 4, "samples._type": image},
+                {"step": 4, "samples/raw._type": image},
+            ],
+            "3": [{"step": 6, "seconds": 3}, {"step": 6, "samples._type": image}],
+        }
+        folder.metrics.write_text("".join(f'{{"step": {step}, "seconds": 1}}\n' for step in (2, 4, 6)))
+        picture = pictures.grid(torch.zeros(1, 3, 32, 32), 1)
+        for path in (
+            folder.reals,
+            folder.curves,
+            *(folder.path / n / f"{s:08d}.png" for n in GRIDS for s in (0, 4, 6)),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pictures.save(picture, path)
+        monkeypatch.setattr(wandb_files, "segments", lambda *_: list(files))
+        monkeypatch.setattr(wandb_files, "rows", files.get)
+        follower, run = follow(0, 6)
+        assert [(step, *row) for step, row in run.rows] == [(6, "samples/raw", "step")]
+        follower.close("finished")
+        assert len(run.rows) == 1, "the row of step 6 is in a file of another start"
+        follower, run = follow(0, 6)
+        follower.metrics({"step": 7, "seconds": 4})
+        follower.close("finished")
+        assert [(step, *row) for step, row in run.rows[1:]] == [(7, "step", "seconds"), (7, "curves", "step")]
+
+    def test_a_picture_that_is_too_large_is_left_out_and_the_lines_go_on(self, folder, follow, monkeypatch):
+        for step, side in ((1, 32), (2, 128)):
+            pictures.save(pictures.grid(torch.zeros(1, 3, side, side), 1), folder.sample(step))
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+        follower, run = follow(0, 2)
+        follower.metrics({"step": 3, "seconds": 1})
+        assert [(step, *row) for step, row in run.rows] == [(1, "samples", "step"), (3, "step", "seconds")]
+
     def test_a_file_that_is_not_readable_is_named_with_the_way_out(self, folder, follow):
         order = sink_of(folder)._order
         segment = folder.path / "wandb" / f"offline-run-1-{order['run_id']}" / f"run-{order['run_id']}.wandb"
@@ -228,15 +280,22 @@ class TestFollower:
     def test_the_best_values_are_those_of_the_record(self, folder, follow):
         names = ("critic/wasserstein", "critic/penalty", "evaluate/fid", "throughput/images_per_second")
         values = {1: 4.0, 30: 5.0, 60: 3.0, 90: 4.0}
+        ends_null = {
+            1: {"critic/held_out_gap": 2.0},
+            30: {"critic/held_out_gap": 3.0},
+            60: {"critic/held_out_gap": None},
+        }
         folder.metrics.write_text(
             "".join(
-                json.dumps({"step": step, "seconds": 1, **dict.fromkeys(names, value)}) + "\n"
+                json.dumps({"step": step, "seconds": 1, **dict.fromkeys(names, value), **ends_null.get(step, {})})
+                + "\n"
                 for step, value in values.items()
             )
         )
         follower, run = follow(0, 90, best=["critic/penalty", "highest"])
         follower.close("failed")
         assert run.summary["best"] == dict(zip(names[1:], (5.0, 3.0, 5.0), strict=True)), "a distance has no best"
+        assert "critic/held_out_gap" not in run.summary["last"], "the older number is not the last one"
         assert run.summary["last"]["critic/wasserstein"] == 4.0 and run.exit_code == 1
 
 
