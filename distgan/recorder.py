@@ -255,9 +255,11 @@ class Recorder:
 
 def _without_secrets(config: Config) -> Config:
     """The config as others may see it: URLs of shards without query, user and password."""
-    shards = config.data.shards
-    told = shown(shards) if isinstance(shards, str) else [shown(shard) for shard in shards]
-    return config.model_copy(update={"data": config.data.model_copy(update={"shards": told})})
+    data = config.data
+    told = shown(data.shards) if isinstance(data.shards, str) else [shown(shard) for shard in data.shards]
+    held = [masked(name) for name in data.holdout] if isinstance(data.holdout, list) else data.holdout
+    held = masked(held) if isinstance(held, str) else held
+    return config.model_copy(update={"data": data.model_copy(update={"shards": told, "holdout": held})})
 
 
 def _without_secret(word: str, config: Config) -> str:

@@ -124,8 +124,10 @@ def test_no_secret_of_a_url_reaches_weights_and_biases():
     url, seen = "https://me:word@host/set/x-{0..3}.tar?X-Signature=secret", "https://host/set/x-{0..3}.tar"
     config = load_config([TINY])
     for given, told in ((url, seen), (["data/here", url], ["data/here", seen])):
-        changed = config.model_copy(update={"data": config.data.model_copy(update={"shards": given})})
-        assert _without_secrets(changed).data.shards == told
+        update = {"shards": given, "holdout": given}
+        changed = _without_secrets(config.model_copy(update={"data": config.data.model_copy(update=update)}))
+        assert changed.data.shards == changed.data.holdout == told
+    assert _without_secrets(config).data.holdout is None
 
 
 def test_a_url_on_the_command_line_is_known_from_the_config(folder):
