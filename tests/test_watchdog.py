@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -68,7 +69,10 @@ class Training:
     def _find(self) -> None:
         found = subprocess.run(["pgrep", "-P", str(self.launcher.pid)], capture_output=True, text=True).stdout.split()
         for pid in found:
-            rank = re.search(r"\0RANK=(\d+)\0", Path(f"/proc/{pid}/environ").read_text())
+            environment = ""
+            with contextlib.suppress(OSError):  # a child that has been gone since
+                environment = Path(f"/proc/{pid}/environ").read_text()
+            rank = re.search(r"\0RANK=(\d+)\0", environment)
             if rank:  # not before it has become the training
                 self.ranks[int(rank[1])] = int(pid)
 
