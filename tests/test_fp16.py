@@ -46,6 +46,7 @@ def tiny(shapes_shards, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_in_200_steps_the_loss_scale_settles_alike_on_one_process_and_on_two(tiny, tmp_path):
     for processes in (1, 2):
         train(*tiny(f"on {processes}", *HALF, "train.length=200 steps"), processes=processes)
