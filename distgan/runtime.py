@@ -110,12 +110,8 @@ class Runtime:
         for norm in batch_norms(module):
             norm.processes = self.world_size
             if self.world_size > 1:
-                norm.average = self._average()
+                norm.average = average_over_processes
         return module
-
-    def _average(self) -> Callable[[Tensor], Tensor]:
-        """The mean over processes; the compiler goes round this collective of ours (and loads slowly: only if used)."""
-        return torch.compiler.disable(average_over_processes) if self.compiles else average_over_processes
 
     def images(self, pixels: Tensor) -> Tensor:
         """Pictures [N, C, H, W] uint8 on the host as numbers in [-1, 1] on the device."""
@@ -125,7 +121,7 @@ class Runtime:
     def wrap(self, objective: nn.Module) -> nn.Module:
         """The objective under DDP (with several processes), compiled if asked."""
         if self.compiles:
-            objective.compute = compile_or_fall_back(objective.compute)
+            objective.use_compiler(compile_or_fall_back)
         # A weight of one input channel has strides of both formats at once: nothing to be warned of.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         with warnings.catch_warnings():  # newer torch names the option anew; accelerate knows only the old name
@@ -282,27 +278,31 @@ class Exchange:
         return found
 
 
-class _Average(torch.autograd.Function):
-    """The mean over processes; its gradient is the mean of theirs, as the loss is the mean of their losses' sum."""
-
-    @staticmethod
-    def forward(ctx, values: Tensor) -> Tensor:
-        return _mean(values)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return _mean(gradient)
-
-
 def _mean(values: Tensor) -> Tensor:
     result = values.contiguous().clone()
     dist.all_reduce(result)
     return result / dist.get_world_size()
 
 
+@torch.library.custom_op("distgan::average_over_processes", mutates_args=())
+def _average(values: Tensor) -> Tensor:
+    """An operator of its own, so that it has a place in a compiled graph."""
+    return _mean(values)
+
+
+@_average.register_fake
+def _(values: Tensor) -> Tensor:
+    return torch.empty_like(values, memory_format=torch.contiguous_format)
+
+
+_average.register_autograd(lambda _, gradient: _average(gradient))
+
+
 def average_over_processes(values: Tensor) -> Tensor:
-    """The mean of `values` over all processes, differentiable (for the statistics of a batch norm)."""
-    return _Average.apply(values)
+    """The mean of `values` over all processes, differentiable (for the statistics of a batch norm).
+
+    Its gradient is the mean of the processes' gradients, as the loss is the mean of their losses."""
+    return _average(values)
 
 
 def compile_or_fall_back(function: Callable, *, backend: str = "inductor") -> Callable:

@@ -50,9 +50,10 @@ class Score(nn.Module):
         self.linear = nn.Linear(features, 1)
         self.embedding = nn.Embedding(classes, features) if classes > 0 else None
 
+    def direction(self, labels: Tensor | None) -> Tensor:
+        """What features are multiplied with: [1, F], with classes [N, F]."""
+        return self.linear.weight if self.embedding is None else self.linear.weight + self.embedding(labels)
+
     def forward(self, features: Tensor, labels: Tensor | None) -> Tensor:
         check_labels(labels, self.classes)
-        direction = self.linear.weight
-        if self.embedding is not None:
-            direction = direction + self.embedding(labels)
-        return (features * direction).sum(dim=1) + self.linear.bias
+        return (features * self.direction(labels)).sum(dim=1) + self.linear.bias

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from distgan.networks import initialisation
 from distgan.networks.activations import LeakyReLU, ReLU
+from distgan.networks.chain import Activation, Chain, Convolution, Flattening, Link, Scoring
 from distgan.networks.choices import require
 from distgan.networks.conditioning import LatentInput, Score
 from distgan.networks.dropout import KeyedDropout
@@ -128,6 +129,7 @@ class DCGANCritic(nn.Module):
         self.minibatch = MinibatchStd(minibatch_std) if minibatch_std else nn.Identity()
         last = levels[-1] + bool(minibatch_std)
         self.score = Score(last * sides(resolution)[-1] ** 2, classes)
+        self.piecewise_linear = norm == "none" and not dropout and not minibatch_std
         initialisation.dcgan(self)
 
     def forward(self, images: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
@@ -135,3 +137,13 @@ class DCGANCritic(nn.Module):
         for halve, norm, dropout in zip(self.halvings, self.norms, self.dropouts, strict=True):
             x = dropout(self.activation(norm(halve(x))), keys)
         return self.score(rearrange(self.minibatch(x), "n c h w -> n (c h w)"), labels)
+
+    def chain(self, labels: Tensor | None) -> Chain | None:
+        """This critic for one update on pictures of these `labels`; None with a norm, dropout or minibatch statistic,
+        which are no piecewise-linear functions of one picture."""
+        if not self.piecewise_linear:
+            return None
+        links: list[Link] = []
+        for halve in self.halvings:
+            links += [Convolution(halve), Activation(self.activation)]
+        return Chain([*links, Flattening(), Scoring(self.score, labels)])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from distgan.networks import initialisation
 from distgan.networks.activations import LeakyReLU, ReLU
+from distgan.networks.chain import Activation, Chain, Flattening, Linear, Link, Scoring
 from distgan.networks.choices import require
 from distgan.networks.conditioning import LatentInput, Score
 from distgan.networks.dropout import KeyedDropout
@@ -82,6 +83,7 @@ class MLPCritic(nn.Module):
         self.activation = LeakyReLU()
         self.dropouts = nn.ModuleList(KeyedDropout(dropout, f"dropout {i}") for i in range(depth))
         self.score = Score(widths[-1], classes)
+        self.piecewise_linear = norm == "none" and not dropout
         initialisation.mlp(self)
 
     def forward(self, images: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
@@ -89,3 +91,13 @@ class MLPCritic(nn.Module):
         for linear, norm, dropout in zip(self.hidden, self.norms, self.dropouts, strict=True):
             x = dropout(self.activation(norm(linear(x))), keys)
         return self.score(x, labels)
+
+    def chain(self, labels: Tensor | None) -> Chain | None:
+        """This critic for one update on pictures of these `labels`; None with a norm or dropout, which are no
+        piecewise-linear functions of one picture."""
+        if not self.piecewise_linear:
+            return None
+        links: list[Link] = [Flattening()]
+        for linear in self.hidden:
+            links += [Linear(linear), Activation(self.activation)]
+        return Chain([*links, Scoring(self.score, labels)])

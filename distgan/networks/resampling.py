@@ -21,6 +21,13 @@ def fold_mean_pool(weight: Tensor) -> Tensor:
     return (rows[..., 1:] + rows[..., :-1]) / 4
 
 
+def unfold_mean_pool(gradient: Tensor) -> Tensor:
+    """The gradient [O, I, k, k] by a weight, from that [O, I, k+1, k+1] by what `fold_mean_pool` makes of it: its
+    adjoint."""
+    rows = gradient[:, :, 1:] + gradient[:, :, :-1]
+    return (rows[..., 1:] + rows[..., :-1]) / 4
+
+
 class PooledConv2d(nn.Conv2d):
     """Convolution (stride 1, odd `kernel`, same padding), then mean pool over 2 x 2: [N, I, H, W] to
     [N, O, H/2, W/2] for even H and W. With kernel 1 this is also a mean pool followed by the convolution.

@@ -50,6 +50,7 @@ from torch import Tensor, nn
 
 from distgan.networks import initialisation
 from distgan.networks.activations import ReLU
+from distgan.networks.chain import Activation, Chain, Convolution, Flattening, Pooling, Residual, Scoring
 from distgan.networks.choices import require
 from distgan.networks.conditioning import LatentInput, Score
 from distgan.networks.norms import CANCELLING, NORMS, build_norm, normalise
@@ -112,6 +113,12 @@ class Block(nn.Module):
         y = self.conv2(self.activation(normalise(self.norm2, y, labels)))
         return self.shortcut(x) + y
 
+    def link(self) -> Residual:
+        """This block, without norms, for one update."""
+        shortcut = [] if isinstance(self.shortcut, nn.Identity) else [Convolution(self.shortcut)]
+        first, second = Activation(self.activation), Activation(self.activation)
+        return Residual(shortcut, [first, Convolution(self.conv1), second, Convolution(self.conv2)])
+
 
 class FirstBlock(nn.Module):
     """Images [N, C, H, W] to [N, width, H/2, W/2]: a downward block without norms and without a ReLU on the
@@ -126,6 +133,11 @@ class FirstBlock(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.shortcut(images) + self.conv2(self.activation(self.conv1(images)))
+
+    def link(self) -> Residual:
+        """This block for one update."""
+        inner = [Convolution(self.conv1), Activation(self.activation), Convolution(self.conv2)]
+        return Residual([Convolution(self.shortcut)], inner)
 
 
 def _initialise(network: nn.Module, *others: nn.Conv2d) -> None:
@@ -199,7 +211,7 @@ class ResNetCritic(nn.Module):
         super().__init__()
         require("data.resolution", resolution, RESOLUTIONS, within="critic.name resnet")
         require("critic.norm", norm, NORMS, within="critic.name resnet")
-        self.pooled = resolution == 32
+        self.pooled, self.piecewise_linear = resolution == 32, norm == "none"
         self.blocks = nn.Sequential(*_critic_blocks(resolution, channels, width, norm))
         self.activation = ReLU()
         self.score = Score(width if self.pooled else 8 * width * BASE**2, classes)
@@ -207,6 +219,14 @@ class ResNetCritic(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
         return self.score(self._features(self.blocks(images)), labels)
+
+    def chain(self, labels: Tensor | None) -> Chain | None:
+        """This critic for one update on pictures of these `labels`; None with a norm, which is not piecewise linear."""
+        if not self.piecewise_linear:
+            return None
+        links = [Convolution(part) if isinstance(part, nn.Conv2d) else part.link() for part in self.blocks]
+        end = [Activation(self.activation), Pooling()] if self.pooled else [Flattening()]
+        return Chain([*links, *end, Scoring(self.score, labels)])
 
     def _features(self, x: Tensor) -> Tensor:
         if self.pooled:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from distgan import randomness
 from distgan.networks.norms import batch_norms
+from distgan.objectives.by_hand import Passed, Whole, attach, attach_stages, pass_both_ways
 from distgan.objectives.losses import LOSSES
 from distgan.objectives.norm_counts import norm_counts
 from distgan.objectives.penalties import PENALTIES, image_norms
@@ -42,10 +45,24 @@ class CriticObjective(nn.Module):
         self.penalty = PENALTIES.get(penalty)
         self._apart = bool(batch_norms(critic))
         self.weight, self.target, self.drift = weight * every, target, drift
+        self._compiled: Callable | None = None
 
-    def forward(self, *args, **kwargs) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `compute`, in whose place a compiled version of itself may stand."""
-        return self.compute(*args, **kwargs)
+    def forward(self, *args: object, **kwargs: object) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `compute`; compiled, when `use_compiler` was called."""
+        if self._compiled is None or not torch.is_grad_enabled():
+            return self.compute(*args, **kwargs)
+        loss, parts, gradients = self._compiled(*args, **kwargs)
+        return attach(loss, list(self.parameters()), gradients), parts
+
+    def use_compiler(self, compiler: Callable[[Callable], Callable]) -> None:
+        """From now on the loss and the gradients of all parameters come from one compiled function; without a penalty,
+        where there is no double backward, the loss alone does, and autograd's backward is compiled too.
+
+        `compiler` makes of a function one that returns the same, as `torch.compile` does."""
+        if self.critic.piecewise_linear or self.penalty is not None:
+            self._compiled = compiler(self.gradients)
+        else:
+            self.compute = compiler(self.compute)
 
     def compute(
         self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor, penalise: bool = True
@@ -56,21 +73,69 @@ class CriticObjective(nn.Module):
         reals and taken for the fakes and interpolates too; `keys`: image keys [N] that decide epsilon and dropout;
         `penalise`: False for the updates that a lazy penalty leaves out.
         """
-        scores = self._scores(torch.cat([real, fake]), labels, keys, ("real", "fake"))
+        if torch.is_grad_enabled() and self._is_chained(real):
+            loss, parts, passed = self._pass(real, fake, labels, keys, penalise)
+            return attach_stages(loss, passed), parts
+        return self._compute(real, fake, labels, keys, penalise)
+
+    def gradients(
+        self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor, penalise: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+        """As `compute`, and the gradient of each parameter, in their order: one pure function."""
+        if self._is_chained(real):
+            loss, parts, passed = self._pass(real, fake, labels, keys, penalise)
+            made = dict(zip(map(id, passed.chain.parameters()), passed.gradients(), strict=True))
+            return loss, parts, [made[id(parameter)] for parameter in self.parameters()]
+        return Whole(self._compute, self.critic).gradients(real, fake, labels, keys, penalise)
+
+    def _is_chained(self, real: Tensor) -> bool:
+        """Whether the gradients are made by hand. Not in float16, whose backward is for a scaled loss."""
+        is_half = torch.is_autocast_enabled(real.device.type) and _autocast_dtype(real) == torch.float16
+        return self.critic.piecewise_linear and not is_half
+
+    @torch.no_grad()
+    def _pass(
+        self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor, penalise: bool
+    ) -> tuple[Tensor, dict[str, Tensor], Passed]:
+        copies = self.penalty.copies if self.penalty is not None and penalise else 0
+        points = self._points(real, fake, keys) if copies else None
+        chain = self.critic.chain(None if labels is None else labels.repeat(2 + copies))
+        dtype = _autocast_dtype(real)
+        with torch.autocast(real.device.type, enabled=False):
+            pictures = torch.cat([real, fake]).to(dtype)
+            points = None if points is None else points.to(dtype)
+            return pass_both_ways(chain, pictures, points, self._loss_of_scores, self._loss_of_gradient)
+
+    def _compute(
+        self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor, penalise: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """`compute` by autograd alone, which any critic allows."""
+        loss, parts = self._loss_of_scores(self._scores(torch.cat([real, fake]), labels, keys, ("real", "fake")))
+        if self.penalty is not None and penalise:
+            penalty, more = self._loss_of_gradient(self._input_gradient(real, fake, labels, keys))
+            loss, parts = loss + penalty, {**parts, **more, "critic/loss": (loss + penalty).detach()}
+        return loss, parts
+
+    def _loss_of_scores(self, scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """From the scores [2N] of reals and fakes."""
         real_scores, fake_scores = scores.chunk(2)
         loss = self.loss(real_scores, fake_scores).mean()
-        parts = {"critic/wasserstein": (real_scores - fake_scores).mean().detach()}
         if self.drift:
             loss = loss + self.drift * real_scores.square().mean()
-        if self.penalty is not None and penalise:
-            norms = image_norms(self._input_gradient(real, fake, labels, keys))
-            penalty = self.penalty.copies * self.penalty.term(norms, self.target).mean()
-            loss = loss + self.weight * penalty
-            detached = norms.detach()
-            parts["critic/penalty"] = penalty.detach()
-            parts["critic/grad_norm_mean"], parts["critic/grad_norm_max"] = detached.mean(), detached.max()
-            parts["critic/grad_norm_histogram"] = norm_counts(detached)
-        return loss, {"critic/loss": loss.detach(), **parts}
+        wasserstein = (real_scores - fake_scores).mean()
+        return loss, {"critic/loss": loss.detach(), "critic/wasserstein": wasserstein.detach()}
+
+    def _loss_of_gradient(self, gradient: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted penalty, from the gradients [M, C, H, W] of the scores by their pictures."""
+        norms = image_norms(gradient)
+        penalty = self.penalty.copies * self.penalty.term(norms, self.target).mean()
+        detached = norms.detach()
+        return self.weight * penalty, {
+            "critic/penalty": penalty.detach(),
+            "critic/grad_norm_mean": detached.mean(),
+            "critic/grad_norm_max": detached.max(),
+            "critic/grad_norm_histogram": norm_counts(detached),
+        }
 
     def _scores(self, images: Tensor, labels: Tensor | None, keys: Tensor, roles: tuple[str, ...]) -> Tensor:
         """Scores of several groups of N pictures in one forward; each role has its own dropout.
@@ -92,7 +157,17 @@ class CriticObjective(nn.Module):
         minibatch statistic does, within its group: see `MinibatchStd`).
         `torch.func.grad` is equal to `autograd.grad(create_graph=True)` to the bit, and it alone can be compiled.
         """
-        epsilon = randomness.uniform(keys, "epsilon", dtype=real.dtype)
-        points = self.penalty.points(real, fake, epsilon).detach()
+        points = self._points(real, fake, keys)
         roles = tuple(f"penalty {i}" for i in range(self.penalty.copies))
         return torch.func.grad(lambda x: INNER_SCALE * self._scores(x, labels, keys, roles).sum())(points) / INNER_SCALE
+
+    def _points(self, real: Tensor, fake: Tensor, keys: Tensor) -> Tensor:
+        """The pictures at which the penalty takes the gradient, [M, C, H, W]."""
+        epsilon = randomness.uniform(keys, "epsilon", dtype=real.dtype)
+        return self.penalty.points(real, fake, epsilon).detach()
+
+
+def _autocast_dtype(like: Tensor) -> torch.dtype:
+    """In which convolutions of float32 pictures work now."""
+    kind = like.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -22,9 +24,14 @@ class GeneratorObjective(nn.Module):
         self.loss = LOSSES[loss]
         self._critic = (critic,)  # in a tuple, so that its parameters are not registered (and DDP does not reduce them)
 
-    def forward(self, *args, **kwargs) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `compute`, in whose place a compiled version of itself may stand."""
+    def forward(self, *args: object, **kwargs: object) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `compute`; compiled, when `use_compiler` was called."""
         return self.compute(*args, **kwargs)
+
+    def use_compiler(self, compiler: Callable[[Callable], Callable]) -> None:
+        """From now on `compute` is compiled. `compiler` makes of a function one that returns the same, as
+        `torch.compile` does."""
+        self.compute = compiler(self.compute)
 
     def compute(
         self, latent: Tensor, labels: Tensor | None, keys: Tensor, real: Tensor | None = None

@@ -43,7 +43,7 @@ def objective_of(subject: Subject, backend: str = "inductor") -> CriticObjective
     critic = (critic.double() if subject.precision == "fp64" else critic).to(memory_format=torch.channels_last)
     objective = CriticObjective(critic, **PENALTIES[subject.penalty])
     if subject.compiled:
-        objective.compute = compile_or_fall_back(objective.compute, backend=backend)
+        objective.use_compiler(lambda function: compile_or_fall_back(function, backend=backend))
     return objective
 
 
