@@ -121,7 +121,7 @@ class Runtime:
     def wrap(self, objective: nn.Module) -> nn.Module:
         """The objective under DDP (with several processes), compiled if asked."""
         if self.compiles:
-            objective.use_compiler(compile_or_fall_back)
+            objective.use_compiler(compile_or_fall_back, in_stages=self.world_size > 1)
         # A weight of one input channel has strides of both formats at once: nothing to be warned of.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         with warnings.catch_warnings():  # newer torch names the option anew; accelerate knows only the old name

@@ -46,23 +46,24 @@ class CriticObjective(nn.Module):
         self._apart = bool(batch_norms(critic))
         self.weight, self.target, self.drift = weight * every, target, drift
         self._compiled: Callable | None = None
+        self._whole = (Whole(self._by_autograd, critic),)  # in a tuple: its parameters are registered already
 
     def forward(self, *args: object, **kwargs: object) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `compute`; compiled, when `use_compiler` was called."""
-        if self._compiled is None or not torch.is_grad_enabled():
-            return self.compute(*args, **kwargs)
-        loss, parts, gradients = self._compiled(*args, **kwargs)
-        return attach(loss, list(self.parameters()), gradients), parts
+        """See `compute`."""
+        return self.compute(*args, **kwargs)
 
-    def use_compiler(self, compiler: Callable[[Callable], Callable]) -> None:
-        """From now on the loss and the gradients of all parameters come from one compiled function; without a penalty,
-        where there is no double backward, the loss alone does, and autograd's backward is compiled too.
+    def use_compiler(self, compiler: Callable[[Callable], Callable], *, in_stages: bool = False) -> None:
+        """From now on the loss and the gradients of all parameters come from one compiled function. Without a penalty,
+        so without a double backward, and in float16, whose loss is scaled, autograd's two are compiled.
 
-        `compiler` makes of a function one that returns the same, as `torch.compile` does."""
-        if self.critic.piecewise_linear or self.penalty is not None:
+        `compiler` makes of a function one that returns the same, as `torch.compile` does. `in_stages`: a chain's weight
+        gradients are left out of the graph, a convolution each, so that they arrive one after the other and can be
+        reduced meanwhile."""
+        if self.critic.piecewise_linear and in_stages:
+            self._pass = compiler(self._pass)
+        elif self.critic.piecewise_linear or self.penalty is not None:
             self._compiled = compiler(self.gradients)
-        else:
-            self.compute = compiler(self.compute)
+        self._by_autograd = compiler(self._by_autograd)
 
     def compute(
         self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor, penalise: bool = True
@@ -73,25 +74,27 @@ class CriticObjective(nn.Module):
         reals and taken for the fakes and interpolates too; `keys`: image keys [N] that decide epsilon and dropout;
         `penalise`: False for the updates that a lazy penalty leaves out.
         """
-        if torch.is_grad_enabled() and self._is_chained(real):
-            loss, parts, passed = self._pass(real, fake, labels, keys, penalise)
+        update = (real, fake, labels, keys, penalise)
+        scaled = _working_dtype(real) == torch.float16  # which a gradient must be from the loss on
+        if scaled or not torch.is_grad_enabled():
+            return self._by_autograd(*update)
+        if self._compiled is not None:
+            loss, parts, gradients = self._compiled(*update)
+            return attach(loss, list(self.parameters()), gradients), parts
+        if self.critic.piecewise_linear:
+            loss, parts, passed = self._pass(*update)
             return attach_stages(loss, passed), parts
-        return self._compute(real, fake, labels, keys, penalise)
+        return self._by_autograd(*update)
 
     def gradients(
         self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor, penalise: bool = True
     ) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
-        """As `compute`, and the gradient of each parameter, in their order: one pure function."""
-        if self._is_chained(real):
-            loss, parts, passed = self._pass(real, fake, labels, keys, penalise)
-            made = dict(zip(map(id, passed.chain.parameters()), passed.gradients(), strict=True))
-            return loss, parts, [made[id(parameter)] for parameter in self.parameters()]
-        return Whole(self._compute, self.critic).gradients(real, fake, labels, keys, penalise)
-
-    def _is_chained(self, real: Tensor) -> bool:
-        """Whether the gradients are made by hand. Not in float16, whose backward is for a scaled loss."""
-        is_half = torch.is_autocast_enabled(real.device.type) and _autocast_dtype(real) == torch.float16
-        return self.critic.piecewise_linear and not is_half
+        """As `compute`, and the gradient of each parameter, in their order: one pure function. Not for float16."""
+        if not self.critic.piecewise_linear:
+            return self._whole[0].gradients(real, fake, labels, keys, penalise)
+        loss, parts, passed = self._pass(real, fake, labels, keys, penalise)
+        made = dict(zip(map(id, passed.chain.parameters()), passed.gradients(), strict=True))
+        return loss, parts, [made[id(parameter)] for parameter in self.parameters()]
 
     @torch.no_grad()
     def _pass(
@@ -100,13 +103,13 @@ class CriticObjective(nn.Module):
         copies = self.penalty.copies if self.penalty is not None and penalise else 0
         points = self._points(real, fake, keys) if copies else None
         chain = self.critic.chain(None if labels is None else labels.repeat(2 + copies))
-        dtype = _autocast_dtype(real)
+        dtype = _working_dtype(real)
         with torch.autocast(real.device.type, enabled=False):
             pictures = torch.cat([real, fake]).to(dtype)
             points = None if points is None else points.to(dtype)
             return pass_both_ways(chain, pictures, points, self._loss_of_scores, self._loss_of_gradient)
 
-    def _compute(
+    def _by_autograd(
         self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor, penalise: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """`compute` by autograd alone, which any critic allows."""
@@ -167,7 +170,7 @@ class CriticObjective(nn.Module):
         return self.penalty.points(real, fake, epsilon).detach()
 
 
-def _autocast_dtype(like: Tensor) -> torch.dtype:
+def _working_dtype(like: Tensor) -> torch.dtype:
     """In which convolutions of float32 pictures work now."""
     kind = like.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype

@@ -28,9 +28,9 @@ class GeneratorObjective(nn.Module):
         """See `compute`; compiled, when `use_compiler` was called."""
         return self.compute(*args, **kwargs)
 
-    def use_compiler(self, compiler: Callable[[Callable], Callable]) -> None:
+    def use_compiler(self, compiler: Callable[[Callable], Callable], *, in_stages: bool = False) -> None:
         """From now on `compute` is compiled. `compiler` makes of a function one that returns the same, as
-        `torch.compile` does."""
+        `torch.compile` does; `in_stages` is of no effect, as there is no double backward."""
         self.compute = compiler(self.compute)
 
     def compute(
