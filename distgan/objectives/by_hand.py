@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
-from distgan.networks.chain import Chain, Link
+from distgan.networks.chain import Chain, Link, Rows
 
 Parts = dict[str, Tensor]
 Loss = Callable[[Tensor], tuple[Tensor, Parts]]
@@ -21,36 +21,43 @@ class Passed(NamedTuple):
     """A chain after its forward and backward pass."""
 
     chain: Chain
-    scored: int
-    """Rows whose scores are in the loss."""
+    rows: Rows
     tangent: Tensor | None
-    """The gradient of the penalty by each picture's gradient, [M, C, H, W]; None without a penalty."""
+    """The gradient of the penalty by each point's gradient, [M, C, H, W]; None without a penalty."""
 
     def gradients(self) -> list[Tensor]:
         """Those of the chain's parameters, in their order."""
         if self.tangent is not None:
-            self.chain.tangent(self.tangent)
-        return _cast(self.chain, self.scored)
+            self.chain.tangent(self.tangent, self.rows)
+        return _cast(self.chain, self.rows)
 
 
 def pass_both_ways(
-    chain: Chain, pictures: Tensor, points: Tensor | None, score_loss: Loss, gradient_loss: Loss
+    chain: Chain, pictures: Tensor, points: Tensor | slice | None, score_loss: Loss, gradient_loss: Loss
 ) -> tuple[Tensor, Parts, Passed]:
     """The loss, what is told of it, and what the gradients of the parameters are to be made of.
 
-    `pictures` [2N, C, H, W] are scored; at `points` [M, C, H, W], unless None, the critic's gradient is taken. The
-    work is done in their dtype.
+    `pictures` [2N, C, H, W] are scored. The critic's gradient is taken at `points`: others [M, C, H, W], some of the
+    pictures, or nowhere. The work is done in the dtype of the pictures.
     """
-    scored = len(pictures)
-    scores = chain.forward(pictures if points is None else torch.cat([pictures, points]))
-    by_score, (loss, parts) = torch.func.grad(_twice(score_loss), has_aux=True)(scores[:scored])
+    count = len(pictures)
+    scores = chain.forward(torch.cat([pictures, points]) if isinstance(points, Tensor) else pictures)
+    by_score, (loss, parts) = torch.func.grad(_twice(score_loss), has_aux=True)(scores[:count])
     if points is None:
-        chain.backward(by_score, scored)
-        return loss, parts, Passed(chain, scored, None)
-    gradient = chain.backward(torch.cat([by_score, torch.ones_like(scores[scored:])]), scored)
+        rows = Rows(count, slice(0, 0), None)
+        chain.backward(by_score, rows.points)
+        return loss, parts, Passed(chain, rows, None)
+    if isinstance(points, Tensor):
+        rows = Rows(count, slice(count, len(scores)), None)
+        starting = torch.cat([by_score, torch.ones_like(scores[count:])])
+    else:
+        ones = torch.ones_like(by_score)
+        rows = Rows(count, points, torch.slice_scatter(ones, by_score[points], 0, points.start, points.stop))
+        starting = torch.slice_scatter(by_score, ones[points], 0, points.start, points.stop)
+    gradient = chain.backward(starting, rows.points)
     tangent, (penalty, more) = torch.func.grad(_twice(gradient_loss), has_aux=True)(gradient)
     loss = loss + penalty
-    return loss, {**parts, **more, "critic/loss": loss}, Passed(chain, scored, tangent)
+    return loss, {**parts, **more, "critic/loss": loss}, Passed(chain, rows, tangent)
 
 
 def _twice(part: Loss) -> Callable[[Tensor], tuple[Tensor, tuple[Tensor, Parts]]]:
@@ -61,8 +68,8 @@ def _twice(part: Loss) -> Callable[[Tensor], tuple[Tensor, tuple[Tensor, Parts]]
     return both
 
 
-def _cast(link: Link, scored: int) -> list[Tensor]:
-    pairs = zip(link.gradients(scored), link.parameters(), strict=True)
+def _cast(link: Link, rows: Rows) -> list[Tensor]:
+    pairs = zip(link.gradients(rows), link.parameters(), strict=True)
     return [gradient.to(parameter.dtype) for gradient, parameter in pairs]
 
 
@@ -72,27 +79,27 @@ class _Tangent:
     def __init__(self, value: Tensor | None) -> None:
         self.value = value
 
-    def through(self, link: Link) -> None:
+    def through(self, link: Link, rows: Rows) -> None:
         if self.value is not None:
-            self.value = link.tangent(self.value)
+            self.value = link.tangent(self.value, rows)
 
 
 class _Stage(torch.autograd.Function):
     """The loss as it is; its backward brings the tangent through a link and makes the gradients of its parameters."""
 
     @staticmethod
-    def forward(ctx, loss: Tensor, tangent: _Tangent, link: Link, scored: int, *parameters: Tensor) -> Tensor:
-        ctx.work = tangent, link, scored
+    def forward(ctx, loss: Tensor, tangent: _Tangent, link: Link, rows: Rows, *parameters: Tensor) -> Tensor:
+        ctx.work = tangent, link, rows
         return loss.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, by_loss: Tensor) -> tuple[Tensor | None, ...]:
-        tangent, link, scored = ctx.work
+        tangent, link, rows = ctx.work
         del ctx.work
         with torch.no_grad(), torch.autocast(by_loss.device.type, enabled=False):
-            tangent.through(link)
-            gradients = _cast(link, scored)
+            tangent.through(link, rows)
+            gradients = _cast(link, rows)
             scaled = torch._foreach_mul(gradients, by_loss) if gradients else []
         return by_loss, None, None, None, *scaled
 
@@ -103,7 +110,7 @@ def attach_stages(loss: Tensor, passed: Passed) -> Tensor:
     While DDP reduces those of one link, those of the next are made."""
     tangent = _Tangent(passed.tangent)
     for link in reversed(passed.chain.links):
-        loss = _Stage.apply(loss, tangent, link, passed.scored, *link.parameters())
+        loss = _Stage.apply(loss, tangent, link, passed.rows, *link.parameters())
     return loss
 
 

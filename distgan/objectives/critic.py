@@ -100,14 +100,16 @@ class CriticObjective(nn.Module):
     def _pass(
         self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor, penalise: bool
     ) -> tuple[Tensor, dict[str, Tensor], Passed]:
-        copies = self.penalty.copies if self.penalty is not None and penalise else 0
-        points = self._points(real, fake, keys) if copies else None
-        chain = self.critic.chain(None if labels is None else labels.repeat(2 + copies))
-        dtype = _working_dtype(real)
+        penalty = self.penalty if penalise else None
+        pictures, dtype = torch.cat([real, fake]), _working_dtype(real)
+        if penalty is None or penalty.among is None:
+            points = None if penalty is None else self._points(real, fake, keys).to(dtype)
+        else:
+            points = slice(*(len(real) * place for place in penalty.among))
+        copies = penalty.copies if isinstance(points, Tensor) else 0
         with torch.autocast(real.device.type, enabled=False):
-            pictures = torch.cat([real, fake]).to(dtype)
-            points = None if points is None else points.to(dtype)
-            return pass_both_ways(chain, pictures, points, self._loss_of_scores, self._loss_of_gradient)
+            chain = self.critic.chain(None if labels is None else labels.repeat(2 + copies))
+            return pass_both_ways(chain, pictures.to(dtype), points, self._loss_of_scores, self._loss_of_gradient)
 
     def _by_autograd(
         self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor, penalise: bool

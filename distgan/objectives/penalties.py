@@ -16,11 +16,13 @@ from torch import Tensor
 
 
 class Penalty(NamedTuple):
-    """`copies`: pictures at which the gradient is taken for each pair, M / N."""
+    """`copies`: pictures at which the gradient is taken for each pair, M / N. `among`: where they are reals or fakes
+    themselves, the first and last of these two."""
 
     points: Callable[[Tensor, Tensor, Tensor], Tensor]
     term: Callable[[Tensor, float], Tensor]
     copies: int = 1
+    among: tuple[int, int] | None = None
 
 
 def interpolate(real: Tensor, fake: Tensor, epsilon: Tensor) -> Tensor:
@@ -59,9 +61,9 @@ def half_square(norm: Tensor, target: float) -> Tensor:
 PENALTIES = {
     "gp": Penalty(interpolate, two_sided),
     "lp": Penalty(interpolate, one_sided),
-    "r1": Penalty(_at_reals, half_square),
-    "r2": Penalty(_at_fakes, half_square),
-    "r1r2": Penalty(_at_both, half_square, copies=2),
+    "r1": Penalty(_at_reals, half_square, among=(0, 1)),
+    "r2": Penalty(_at_fakes, half_square, among=(1, 2)),
+    "r1r2": Penalty(_at_both, half_square, copies=2, among=(0, 2)),
 }
 
 

@@ -114,14 +114,17 @@ class Counting(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_a_layer_takes_four_convolutions_and_the_first_no_gradient_of_what_is_scored():
+@pytest.mark.parametrize(("penalty", "scored", "points"), [("gp", 3, 1), ("r1", 2, 1), ("r2", 2, 1), ("r1r2", 2, 2)])
+def test_a_layer_takes_four_convolutions_and_the_first_no_gradient_of_what_is_scored(penalty, scored, points):
+    """In multiples of the batch: all that goes through the critic, and the points at which the gradient is taken."""
     critic, count = critic_of("dcgan", 64, width=4), 5
     with Counting() as seen:
-        CriticObjective(critic)(**inputs_of(64, count=count, dtype=torch.float32))[0].backward()
+        objective = CriticObjective(critic, penalty=penalty)
+        objective(**inputs_of(64, count=count, dtype=torch.float32))[0].backward()
     layers = len(critic.halvings)
-    forward = [("forward", 3 * count)] * layers
-    backward = [("backward", 3 * count)] * (layers - 1) + [("backward", count)]
-    weights = [("forward", count), ("backward", 3 * count)] * layers
+    forward = [("forward", scored * count)] * layers
+    backward = [("backward", scored * count)] * (layers - 1) + [("backward", points * count)]
+    weights = [("forward", points * count), ("backward", (2 + points) * count)] * layers
     assert seen.calls == [*forward, *backward, *weights]
 
 
