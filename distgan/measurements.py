@@ -27,7 +27,7 @@ class Measurements:
         self._reader, self._average = reader, average
         self._every = config.tracking.every.steps(config.images_per_step)
         self._norms: dict[str, Tensor] = {}
-        sent = sum(phase.repeats * _bytes(phase.network) for phase in phases) if runtime.world_size > 1 else 0
+        sent = sum(phase.repeats * runtime.reduced_bytes(phase.network) for phase in phases)
         self._reduced = {REDUCED: sent / 1e6}
 
     def is_line(self, step: int) -> bool:
@@ -119,7 +119,3 @@ def _as_they_are(*networks: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def _distance(here: list[Tensor], there: list[Tensor]) -> Tensor:
     return get_total_norm(torch._foreach_sub(here, there))
-
-
-def _bytes(network: nn.Module) -> int:
-    return sum(parameter.nbytes for parameter in network.parameters())

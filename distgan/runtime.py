@@ -15,13 +15,13 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from distgan import exit_status
 from distgan.config import Config, flatten, process_conflicts, raise_mistakes
 from distgan.errors import ConfigError
 from distgan.launcher import check_launch, meet_after_restart
 from distgan.networks.norms import batch_norms
+from distgan.reduction import Reduction, sent_bytes
 from distgan.watchdog import Idle, Watchdog, listen, this_process
 
 _OWN = (
@@ -65,6 +65,7 @@ class Runtime:
         self.watchdog = self._watch(config)
         self.dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
         self._mixed = _MIXED.get(config.train.precision)
+        self._reduce_in, self._reductions = config.train.reduce, dict[nn.Module, Reduction]()
         self.compiles = config.train.compile is True or (config.train.compile == "auto" and cuda)
         if cuda:
             # fp32 means fp32, and the same step gives the same bits; TF32 has 10 bits of mantissa.
@@ -126,22 +127,23 @@ class Runtime:
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         with warnings.catch_warnings():  # newer torch names the option anew; accelerate knows only the old name
             warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
-            return self.accelerator.prepare(objective)
+            wrapped = self.accelerator.prepare(objective)
+        if self.world_size > 1 and self._reduce_in != "fp32":
+            self._reductions[wrapped] = Reduction(wrapped, self._reduce_in)
+        return wrapped
 
     def count_reductions(self, objective: nn.Module) -> list[int]:
-        """From now on the bytes of every bucket that DDP reduces for the objective; stays empty on one process.
+        """From now on the bytes of every bucket that DDP sends for the objective; stays empty on one process."""
+        if self.world_size == 1:
+            return []
+        if objective not in self._reductions:
+            self._reductions[objective] = Reduction(objective, self._reduce_in)
+        return self._reductions[objective].count()
 
-        Can be asked once for an objective.
-        """
-        sizes: list[int] = []
-
-        def hook(_, bucket):  # DDP reads annotations, and refuses them as strings
-            sizes.append(bucket.buffer().nbytes)
-            return allreduce_hook(dist.group.WORLD, bucket)
-
-        if self.world_size > 1:
-            objective.register_comm_hook(None, hook)
-        return sizes
+    def reduced_bytes(self, network: nn.Module) -> int:
+        """What this process gives to the reduction of the network's gradients, once; 0 alone."""
+        whole = sum(parameter.nbytes for parameter in network.parameters())
+        return sent_bytes(whole, self._reduce_in) if self.world_size > 1 else 0
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Around forwards; with fp32 and fp64 it does nothing."""

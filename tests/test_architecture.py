@@ -20,7 +20,7 @@ STOREYS = [
     ["errors", "files", "histogram", "trouble", ""],
     ["config", "grouping", "shared_folder", "run_folder", "launcher"],
     ["exit_status"],
-    ["stopping", "watchdog"],
+    ["reduction", "stopping", "watchdog"],
     ["randomness", "schedules", "averaging", "weights", "bad_numbers"],
     ["networks"],
     ["objectives"],

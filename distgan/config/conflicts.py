@@ -31,6 +31,7 @@ def conflicts(config: Config) -> list[Mistake]:
         *_partitions(config),
         *_resampled(config),
         *_best(config),
+        *_reduce(config),
     ]
 
 
@@ -112,6 +113,14 @@ def _best(config: Config) -> Iterator[Mistake]:
         yield Mistake(
             "checkpoint.best",
             "generator/diversity is not measured with tracking.watch false; use true, or another metric",
+        )
+
+
+def _reduce(config: Config) -> Iterator[Mistake]:
+    if config.train.reduce == "bf16" and config.train.precision == "fp64":
+        yield Mistake(
+            "train.reduce",
+            "bf16 would round the gradients of train.precision fp64 to 3 digits; use fp32, which reduces them whole",
         )
 
 

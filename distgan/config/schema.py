@@ -80,6 +80,8 @@ class Train(Section):
     """Critic updates for each generator update (n_critic). One step is that many and one generator update."""
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     """Arithmetic of the forwards: fp32, bf16, fp16 (with a scaled loss), or fp64 (slow; for checking equality)."""
+    reduce: Literal["fp32", "bf16"] = "fp32"
+    """Numbers in which processes add up their gradients: fp32, or bf16, which halves what is sent and rounds it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is any; cpu; cuda, which refuses to start on a machine without it."""
     compile: bool | Literal["auto"] = "auto"

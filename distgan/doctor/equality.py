@@ -34,7 +34,8 @@ def _precisions(config: Config) -> list[Config]:
     """The config, and what it is in fp64: rounding hides small faults, and what the config trains in must be seen."""
     if config.train.precision == "fp64":
         return [config]
-    return [config, config.model_copy(update={"train": config.train.model_copy(update={"precision": "fp64"})})]
+    sharp = config.train.model_copy(update={"precision": "fp64", "reduce": "fp32"})
+    return [config, config.model_copy(update={"train": sharp})]
 
 
 def _measured(config: Config) -> Check:
