@@ -28,7 +28,8 @@ STOREYS = [
     ["sampling", "phases", "slurm"],
     ["collapse", "compare", "evidence", "parity", "reading"],
     ["measurements", "recorder", "restoring"],
-    ["trainer", "doctor"],
+    ["trainer"],
+    ["doctor"],
     ["train", "cli"],
 ]
 """From the ground up: a part may import those of lower storeys (DESIGN section 2). "" is distgan/__init__.py."""

@@ -39,3 +39,11 @@ def test_cuda_follows_the_cpu_in_fp64(shapes_shards, tmp_path):
     for device in ("cpu", "cuda"):
         train(*common, f"run_dir={tmp_path / device}", f"train.device={device}", "train.compile=false")
     assert worst_difference(tmp_path / "cpu", tmp_path / "cuda") < 1e-8
+
+
+@pytest.mark.parametrize("compiled", ["false", "true"])
+def test_the_doctor_tells_how_busy_the_device_is(shapes_shards, tmp_path, capsys, compiled):
+    settings = [f"data.shards={shapes_shards}", f"run_dir={tmp_path / 'run'}", f"train.compile={compiled}"]
+    assert main(["doctor", "--profile", "--config", str(TINY), *settings, "train.device=cuda"]) == 0
+    printed = capsys.readouterr().out
+    assert "on cuda" in printed and "the device computes in" in printed and "kernels" in printed

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -56,16 +56,31 @@ class Outcome:
     """Bytes that it may have."""
     broken: list[str] = field(default_factory=list)
     """Parameters that are not finite, or whose gradient is not."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Seconds of each part of a step, where that was asked for."""
+    facts: dict[str, float] = field(default_factory=dict)
+    """What else was found of a step then."""
 
 
-def try_steps(config: Config, runtime: Runtime, processes: Processes) -> list[Outcome]:
-    """The outcomes of all processes, on all alike.
+Measure = Callable[[Config, Runtime, Outcome], None]
+
+
+def try_steps(
+    config: Config,
+    runtime: Runtime,
+    processes: Processes,
+    measure: Measure | None = None,
+    seconds: float | None = None,
+) -> list[Outcome]:
+    """The outcomes of all processes, on all alike, of `measure` (a few steps). After so many `seconds` (`patience`) no
+    process is waited for any more.
 
     The steps are taken by another thread, so that a process which fails or is stuck can be told of by those that wait
     for it in a reduction: their thread is then left behind, and the process must leave without an orderly end.
     """
-    outcome = Outcome()
-    thread = threading.Thread(target=_take, args=(config, runtime, outcome), name=LEFT_BEHIND, daemon=True)
+    outcome, seconds = Outcome(), seconds or patience(config, runtime)
+    arguments = (config, runtime, outcome, measure or _measure)
+    thread = threading.Thread(target=_take, args=arguments, name=LEFT_BEHIND, daemon=True)
     thread.start()
     waited, failed, told, pause = 0.0, 0.0, not processes.is_main, _PAUSES[0]
     while True:  # every process counts the same pauses, so that all give up at once
@@ -73,7 +88,7 @@ def try_steps(config: Config, runtime: Runtime, processes: Processes) -> list[Ou
         found = [Outcome(**json.loads(text)) for text in processes.gather(json.dumps(asdict(outcome)))]
         states = {each.state for each in found}
         waited, failed = waited + pause, failed + pause * bool(states & {FAILED, NO_MEMORY})
-        if RUNNING not in states or failed > GRACE or waited > patience(config, runtime):
+        if RUNNING not in states or failed > GRACE or waited > seconds:
             return found
         if waited > TOLD and not told:
             told = True
@@ -88,12 +103,12 @@ def patience(config: Config, runtime: Runtime) -> float:
     return PATIENCE_COMPILING if runtime.compiles else PATIENCE
 
 
-def _take(config: Config, runtime: Runtime, outcome: Outcome) -> None:
+def _take(config: Config, runtime: Runtime, outcome: Outcome, measure: Measure) -> None:
     try:
         if runtime.device.type == "cuda":
             torch.cuda.set_device(runtime.device)  # each thread has its own
         with _in_memory(runtime):
-            _measure(config, runtime, outcome)
+            measure(config, runtime, outcome)
         outcome.state = DONE
     except Exception as error:  # noqa: BLE001  told by the thread that prints the table
         outcome.error = f"{type(error).__name__}: {str(error).strip() or 'without a word'}".splitlines()[0]
@@ -116,7 +131,7 @@ def _measure(config: Config, runtime: Runtime, outcome: Outcome) -> None:
         if runtime.device.type == "cuda":
             torch.cuda.synchronize(runtime.device)
         outcome.seconds.append(time.perf_counter() - started)
-    outcome.peak = _peak(runtime)
+    outcome.peak = peak_of(runtime)
     outcome.broken = list(steps.broken())
 
 
@@ -186,10 +201,11 @@ def room_of(runtime: Runtime) -> int:
     if runtime.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(runtime.device)
         return torch.cuda.mem_get_info(runtime.device)[0] + torch.cuda.memory_reserved(runtime.device)
-    return available_memory() // runtime.local_size + _peak(runtime)
+    return available_memory() // runtime.local_size + peak_of(runtime)
 
 
-def _peak(runtime: Runtime) -> int:
+def peak_of(runtime: Runtime) -> int:
+    """The most bytes that this process has had at one time: of its device, or of the machine where it is the CPU."""
     if runtime.device.type == "cuda":
         return torch.cuda.max_memory_allocated(runtime.device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the whole life of the process
