@@ -23,6 +23,7 @@ from distgan.doctor.breakdown import breakdown
 from distgan.doctor.steps import Outcome
 from distgan.doctor.timing import Clock, covered
 from distgan.measurements import Measurements
+from distgan.objectives.critic import CriticObjective
 from distgan.phases import Phases
 from distgan.runtime import Runtime
 
@@ -33,7 +34,7 @@ ALONE = [part for part in timed_training.PARTS if part != timed_training.REDUCTI
 @pytest.fixture
 def tiny(shapes_shards, tmp_path, monkeypatch):
     monkeypatch.setattr("distgan.runtime.cores_of_a_process", lambda processes: 1)
-    monkeypatch.setattr(timed_training, "STEPS", (4, 4))
+    monkeypatch.setattr(timed_training, "STEPS", (3, 3))
     monkeypatch.setattr(timed_training, "ROUNDS", (3, 3))
     return ["--config", str(TINY), f"data.shards={shapes_shards}", f"run_dir={tmp_path / 'run'}"]
 
@@ -55,7 +56,7 @@ def test_the_parts_of_a_step_add_up_and_nothing_is_left_behind(tiny, capsys, tmp
     whole = rows.pop("a step")[0]
     assert sum(values[0] for values in rows.values()) == pytest.approx(whole, rel=1e-2)
     assert rows["the rest"][0] < 0.2 * whole and all(values[0] >= 0 for values in rows.values())
-    assert "mean of 4 steps" in printed and "\n1. " in printed
+    assert "mean of 3 steps" in printed and "\n1. " in printed
     assert list(tmp_path.iterdir()) == []
 
 
@@ -67,16 +68,33 @@ def test_a_step_without_a_penalty_has_no_row_of_it(tiny, capsys):
 
 def test_a_slow_stream_is_the_largest_part_and_comes_first(tiny, capsys, monkeypatch):
     read = SharedPictures.read_at_once
-    monkeypatch.setattr(SharedPictures, "read_at_once", lambda *a: time.sleep(0.15) or read(*a))
+    monkeypatch.setattr(SharedPictures, "read_at_once", lambda *a: time.sleep(0.1) or read(*a))
     assert main(["doctor", "--profile", *tiny]) == 0
     printed = capsys.readouterr().out
     assert largest(table(printed)) == timed_training.WAITING
     assert re.search(r"^1\. \d+% of a step waits for pictures: a higher data.threads", printed, re.MULTILINE)
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_what_only_a_penalty_takes_stands_in_its_row_as_often_as_it_is_taken(tiny, capsys, monkeypatch, every):
+    forward = CriticObjective.forward
+
+    def slow(self, *arguments, **named):
+        time.sleep(0.12 * named["penalise"])
+        return forward(self, *arguments, **named)
+
+    monkeypatch.setattr(CriticObjective, "forward", slow)
+    assert main(["doctor", "--profile", *tiny, f"objective.every={every}"]) == 0
+    printed = capsys.readouterr().out
+    rows = table(printed)
+    wanted = 240 / every
+    assert wanted < rows["critic: penalty"][0] < 1.5 * wanted, "two updates of the critic a step"
+    assert ("objective.every 4 would save" in printed) == (every == 1)
+
+
 def test_slow_lines_are_told(tiny, capsys, monkeypatch):
     take = Measurements.take
-    monkeypatch.setattr(Measurements, "take", lambda *a: time.sleep(0.3) or take(*a))
+    monkeypatch.setattr(Measurements, "take", lambda *a: time.sleep(0.2) or take(*a))
     assert main(["doctor", "--profile", *tiny]) == 0
     printed = capsys.readouterr().out
     assert largest(table(printed)) == timed_training.LOGGING, "there is a line at every step of this run"
