@@ -109,7 +109,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"{options.overrides[0]}: an override of what? Give --training too")
     options.device = "cpu" if options.device == "cpu" or not has_cuda else "cuda"
     options.resolutions = options.resolutions or ([32, 64, 128] if options.device == "cpu" else [32, 64, 128, 256])
-    options.rounds = options.rounds or (_QUICK_ROUNDS if options.quick else _ROUNDS)
+    if options.rounds is None:
+        options.rounds = _QUICK_ROUNDS if options.quick else _ROUNDS
     for name in ("batch", "rounds", "steps"):
         if (value := getattr(options, name)) is not None and value < 1:
             parser.error(f"--{name} {value}: must be 1 or more")

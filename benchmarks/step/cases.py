@@ -49,7 +49,7 @@ class Case(NamedTuple):
                     "compile": compiled,
                     "device": device,
                 },
-                "generator": {**network, "norm": "batch"},
+                "generator": network,
                 "critic": network,
             }
         )

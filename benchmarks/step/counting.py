@@ -37,13 +37,13 @@ def multiplications(update: Callable[[], object]) -> int:
 
 
 def rate(device: torch.device, dtype: torch.dtype, batch: int | None = None) -> float:
-    """Multiplications a second of the best of a few convolutions and matrix products, each at its best of several
-    tries, under the settings of now."""
-    batch = batch or (32 if device.type == "cpu" else 256)
-    return max(_rate(*each) for each in _products(device, dtype, batch))
+    """Multiplications a second of the best of a few large convolutions, each at its best of several tries, under the
+    settings of now."""
+    batch = batch or (16 if device.type == "cpu" else 256)
+    return max(_rate(*each) for each in _convolutions(device, dtype, batch))
 
 
-def _products(device: torch.device, dtype: torch.dtype, batch: int) -> list[tuple[Callable[[], object], int]]:
+def _convolutions(device: torch.device, dtype: torch.dtype, batch: int) -> list[tuple[Callable[[], object], int]]:
     """Each with what it multiplies."""
     found: list[tuple[Callable[[], object], int]] = []
     for inputs, outputs, kernel, stride, side in ((128, 128, 3, 1, 32), (256, 512, 4, 2, 16), (128, 256, 4, 2, 32)):
@@ -52,19 +52,17 @@ def _products(device: torch.device, dtype: torch.dtype, batch: int) -> list[tupl
             weight = torch.randn(outputs, inputs, kernel, kernel, device=device, dtype=dtype).to(memory_format=layout)
             count = batch * (side // stride) ** 2 * outputs * inputs * kernel**2
             found.append((lambda x=x, w=weight, s=stride: conv2d(x, w, stride=s, padding=1), count))
-    size = 64 * batch
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return [*found, (lambda: a @ b, size**3)]
+    return found
 
 
 @torch.no_grad()
-def _rate(product: Callable[[], object], count: int) -> float:
-    product()
+def _rate(convolve: Callable[[], object], count: int) -> float:
+    convolve()
     seconds = []
     for _ in range(_TRIES):
         synchronise()
         started = time.perf_counter()
-        product()
+        convolve()
         synchronise()
         seconds.append(time.perf_counter() - started)
     return count / min(seconds)

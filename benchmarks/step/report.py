@@ -31,7 +31,7 @@ def header(device: str, rounds: int, rates: Rates) -> dict[str, str]:
         "load average at the start": f"{os.getloadavg()[0]:.1f}",
         "versions": f"Python {found['python']}, torch {torch.__version__}",
         "rounds": str(rounds),
-        "best rate of large convolutions and products, GFLOP/s": speed,
+        "best rate of large convolutions, GFLOP/s": speed,
     }
 
 
