@@ -7,3 +7,9 @@
 `cases` names what is computed, `textbook` computes it as tutorials do, `modes` as this project does, `counting` knows
 the floor, `race` checks and times, `report` tells, and `training` measures real trainings.
 """
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, as train.py does

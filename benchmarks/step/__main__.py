@@ -13,10 +13,10 @@ from benchmarks.step import report
 from benchmarks.step.cases import RESOLUTIONS, Case, cases
 from benchmarks.step.counting import rate
 from benchmarks.step.modes import MODES
-from benchmarks.step.race import Outcome, race
+from benchmarks.step.race import PLAIN, Outcome, race
 from benchmarks.step.training import compare
 from distgan.errors import ConfigError, UserError
-from distgan.runtime import cores_of_a_process
+from distgan.runtime import Runtime
 
 _QUICK = {"cpu": (("dcgan", 64), ("resnet", 32)), "cuda": (("dcgan", 64), ("resnet", 32), ("resnet", 128))}
 _ROUNDS, _QUICK_ROUNDS = 5, 3
@@ -35,12 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _steps(options: argparse.Namespace) -> int:
     torch.manual_seed(0)
-    if options.device == "cpu":
-        torch.set_num_threads(cores_of_a_process(1))  # as training has it
     modes = {name: MODES[name] for name in MODES if name in options.modes}
     _tell("the rate of convolutions")
-    device = torch.device(options.device)
-    rates = {precision: rate(device, dtype) for precision, dtype in _DTYPES.items()}
+    rates = _rates(options.device, min(8, 2 * options.rounds))
     head = report.header(options.device, options.rounds, rates)
     print("\n".join(f"{key}: {value}  " for key, value in head.items()), end="\n\n", flush=True)
     outcomes: dict[Case, Outcome] = {}
@@ -59,6 +56,14 @@ def _steps(options: argparse.Namespace) -> int:
     if wrong:
         print(f"benchmarks.step: wrong gradients in {'; '.join(wrong)}", file=sys.stderr)
     return int(bool(wrong))
+
+
+def _rates(device: str, tries: int) -> report.Rates:
+    """Under the settings of training."""
+    Runtime(Case("mlp", 32, 4).config(device=device))
+    found = {precision: rate(torch.device(device), dtype, tries) for precision, dtype in _DTYPES.items()}
+    PLAIN.restore()
+    return found
 
 
 def _cases(options: argparse.Namespace) -> list[Case]:

@@ -10,8 +10,6 @@ from torch.nn.functional import conv2d
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-_TRIES = 8
-
 
 class _Counter(TorchDispatchMode):
     """Adds up what convolutions and matrix products multiply, backward and double backward included."""
@@ -36,11 +34,11 @@ def multiplications(update: Callable[[], object]) -> int:
     return counter.multiplications
 
 
-def rate(device: torch.device, dtype: torch.dtype, batch: int | None = None) -> float:
-    """Multiplications a second of the best of a few large convolutions, each at its best of several tries, under the
-    settings of now."""
+def rate(device: torch.device, dtype: torch.dtype, tries: int, batch: int | None = None) -> float:
+    """Multiplications a second of the best of a few large convolutions, each at its best of `tries`, under the settings
+    of now."""
     batch = batch or (16 if device.type == "cpu" else 256)
-    return max(_rate(*each) for each in _convolutions(device, dtype, batch))
+    return max(_rate(*each, tries) for each in _convolutions(device, dtype, batch))
 
 
 def _convolutions(device: torch.device, dtype: torch.dtype, batch: int) -> list[tuple[Callable[[], object], int]]:
@@ -56,10 +54,10 @@ def _convolutions(device: torch.device, dtype: torch.dtype, batch: int) -> list[
 
 
 @torch.no_grad()
-def _rate(convolve: Callable[[], object], count: int) -> float:
+def _rate(convolve: Callable[[], object], count: int, tries: int) -> float:
     convolve()
     seconds = []
-    for _ in range(_TRIES):
+    for _ in range(tries):
         synchronise()
         started = time.perf_counter()
         convolve()

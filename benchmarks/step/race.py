@@ -29,6 +29,29 @@ _LEAST = 0.1
 """Seconds that one measurement takes at least: shorter updates are repeated in it."""
 
 
+class Settings:
+    """The switches of torch that decide how convolutions are computed on CUDA, as they stand."""
+
+    def __init__(self) -> None:
+        self._values = {
+            (place, key): getattr(place, key)
+            for place, key in (
+                (torch.backends.cudnn, "allow_tf32"),
+                (torch.backends.cudnn, "deterministic"),
+                (torch.backends.cudnn, "benchmark"),
+                (torch.backends.cuda.matmul, "allow_tf32"),
+            )
+        }
+
+    def restore(self) -> None:
+        for (place, key), value in self._values.items():
+            setattr(place, key, value)
+
+
+PLAIN = Settings()
+"""Those that torch has of itself: they are read before any training changes them."""
+
+
 @dataclass
 class Result:
     """What was found of one mode."""
@@ -110,7 +133,7 @@ class _Lane:
         )
         self._keys = self._latent = torch.empty(0)
         self._reference: dict[str, Gradients] = {}
-        self._settings: dict[str, _Settings] = {}
+        self._settings: dict[str, Settings] = {}
         self._networks: dict[str, tuple[nn.Module, nn.Module]] = {}
         self.updates: dict[str, dict[str, Callable[..., None]]] = {}
         self.refused: dict[str, str] = {}
@@ -137,12 +160,13 @@ class _Lane:
 
     def enter(self, name: str, make: Callable[[], Textbook | Ours]) -> None:
         """Makes a contender, under the settings that it sets or, for the textbook, that torch has."""
+        PLAIN.restore()
         try:
             found = make()
         except (RuntimeError, MemoryError) as problem:
             self.refused[name] = _line(problem)
             return
-        self._settings[name] = _Settings()
+        self._settings[name] = Settings()
         self._networks[name] = found.critic, found.generator
         self.updates[name] = {update: getattr(found, method) for update, method in _METHODS.items()}
 
@@ -212,25 +236,6 @@ class _Lane:
             torch.cuda.reset_peak_memory_stats()
             self.updates[name]["step"]()
             result.peak = torch.cuda.max_memory_allocated() - before
-
-
-class _Settings:
-    """The switches of torch that decide how convolutions are computed on CUDA, as they stand."""
-
-    def __init__(self) -> None:
-        self._values = {
-            (place, key): getattr(place, key)
-            for place, key in (
-                (torch.backends.cudnn, "allow_tf32"),
-                (torch.backends.cudnn, "deterministic"),
-                (torch.backends.cudnn, "benchmark"),
-                (torch.backends.cuda.matmul, "allow_tf32"),
-            )
-        }
-
-    def restore(self) -> None:
-        for (place, key), value in self._values.items():
-            setattr(place, key, value)
 
 
 def _line(problem: object) -> str:
