@@ -13,7 +13,7 @@ RESOLUTIONS = {"dcgan": (32, 64, 128, 256), "resnet": (32, 64, 128), "mlp": (32,
 CRITIC_STEPS = 5
 _CPU_BATCH = {
     "dcgan": {32: 64, 64: 32, 128: 8, 256: 2},
-    "resnet": {32: 32, 64: 4, 128: 2},
+    "resnet": {32: 16, 64: 2, 128: 2},
     "mlp": {32: 64, 64: 64, 128: 64, 256: 64},
 }
 """Images of an update that takes the textbook about half a second on two cores."""

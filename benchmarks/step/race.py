@@ -209,12 +209,11 @@ class _Lane:
 
     def time(self, update: str, results: dict[str, Result], rounds: int) -> None:
         """Fills `results` with seconds of one update, each round in the other order."""
+        warm: list[float] = []
         for name, result in results.items():
-            self.attempt(name, result, lambda name=name: self._measure(name, update, 2 if update == "step" else 1))
+            self.attempt(name, result, lambda name=name: warm.append(self._measure(name, update, 1)))
+        repeats = max(1, round(_LEAST / warm[0])) if warm else 1
         names = list(self.updates)
-        if not names:
-            return
-        repeats = max(1, round(_LEAST / self._measure(names[0], update, 1)))
         for number in range(rounds):
             for name in names if number % 2 == 0 else reversed(names):
                 results[name].seconds.setdefault(update, []).append(self._measure(name, update, repeats))
