@@ -128,9 +128,10 @@ class _Lane:
         stir(self._generator, self._critic, config)
         shape = (3, case.resolution, case.resolution)
         drawn = randomness.image_keys(0, torch.arange(case.batch))
-        self._real, self._fake = (
-            randomness.normal(drawn, role, shape, torch.float32).tanh().to(self._device) for role in ("real", "fake")
-        )
+        self._real = randomness.normal(drawn, "real", shape, torch.float32).tanh().to(self._device)
+        with torch.no_grad():  # unlike the reals, or the losses of the two would nearly cancel
+            latent = randomness.normal(drawn, "latent", (self._generator.latent,), torch.float32)
+            self._fake = self._generator(latent).to(self._device)
         self._keys = self._latent = torch.empty(0)
         self._reference: dict[str, Gradients] = {}
         self._settings: dict[str, Settings] = {}
