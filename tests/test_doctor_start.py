@@ -209,7 +209,7 @@ def test_a_full_disk_is_told_of(tiny, capsys, tmp_path):
 )
 def test_the_size_of_a_checkpoint_is_what_one_takes(tmp_path, settings):
     config = load_config([TINY], settings)
-    taken = steps._Steps(config, Runtime(config))
+    taken = steps.Steps(config, Runtime(config))
     taken.take(0)
     networks = dict(zip(NETWORKS, (taken.generator, taken.average.network, taken.critic), strict=True))
     optimizers = {phase.name: phase.optimizer for phase in taken.phases}
@@ -411,10 +411,10 @@ MEASURED = """
 import resource, sys
 from distgan.config import load_config
 from distgan.doctor.room import least
-from distgan.doctor.steps import _Steps
+from distgan.doctor.steps import Steps
 from distgan.runtime import Runtime
 config = load_config(sys.argv[1:2], sys.argv[2:])
-steps = _Steps(config, Runtime(config))
+steps = Steps(config, Runtime(config))
 before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 steps.take(0)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -7,11 +7,11 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from benchmarks.loader.cases import CASES
 from benchmarks.loader.contenders import Contender
 from benchmarks.loader.driver import Result
+from benchmarks.tables import cpu_model, grid
 
 PACKAGES = ("distgan", "torch", "torchvision", "webdataset", "mosaicml-streaming", "ffcv", "numpy", "pillow")
 Results = Mapping[str, Mapping[str, Result]]
@@ -23,7 +23,7 @@ def header(cores: int, drawn: Sequence[str]) -> dict[str, str]:
     versions = {name: _version(name) for name in PACKAGES}
     return {
         "date": datetime.date.today().isoformat(),
-        "CPU": f"{_cpu_model()}, {cores} core{'s' * (cores > 1)} used",
+        "CPU": f"{cpu_model()}, {cores} core{'s' * (cores > 1)} used",
         "load average at the start": f"{os.getloadavg()[0]:.1f}",
         "Python": platform.python_version(),
         **{name: version for name, version in versions.items() if version},
@@ -54,12 +54,6 @@ def as_json(head: Mapping[str, str], results: Results, sections: Mapping[str, ob
             for name, result in by_name.items()
         }
     return {"header": dict(head), "cases": cases, **sections}
-
-
-def grid(rows: Sequence[Sequence[str]]) -> str:
-    """Markdown; the first row is the heading."""
-    heading, *rest = rows
-    return "\n".join(f"| {' | '.join(row)} |" for row in [heading, ["---"] * len(heading), *rest])
 
 
 def _table(
@@ -110,11 +104,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

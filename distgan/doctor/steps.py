@@ -124,7 +124,7 @@ def _take(config: Config, runtime: Runtime, outcome: Outcome, measure: Measure) 
 def _measure(config: Config, runtime: Runtime, outcome: Outcome) -> None:
     """Two steps: the optimisers have their memory from the first on. Compiled, three: the second may compile anew."""
     outcome.room = room_of(runtime)
-    steps = _Steps(config, runtime)
+    steps = Steps(config, runtime)
     for number in range(3 if runtime.compiles else 2):
         started = time.perf_counter()
         steps.take(number)
@@ -135,7 +135,7 @@ def _measure(config: Config, runtime: Runtime, outcome: Outcome) -> None:
     outcome.broken = list(steps.broken())
 
 
-class _Steps:
+class Steps:
     """What the trainer has on the device, and its step, with drawn pictures of the right shape."""
 
     def __init__(self, config: Config, runtime: Runtime) -> None:
@@ -150,14 +150,14 @@ class _Steps:
         shape = (count, data.channels, data.resolution, data.resolution)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=source)
         labels = torch.randint(0, data.classes or 1, (count,), generator=source).to(runtime.device)
-        self._inputs = Inputs(runtime.images(pixels), labels if data.classes else None, self.phases.positions)
+        self.inputs = Inputs(runtime.images(pixels), labels if data.classes else None, self.phases.positions)
 
     def take(self, number: int) -> None:
         """One step: the critic's updates and the generator's."""
         for phase in self.phases:
             self.phases.begin(phase, 0.0)
             for repeat in range(phase.repeats):
-                inputs = self._inputs._replace(keys=self.phases.keys(phase, number, repeat))
+                inputs = self.inputs._replace(keys=self.phases.keys(phase, number, repeat))
                 self.phases.gradients(phase, inputs, number * phase.repeats + repeat)
                 update = Update(phase.name, number, repeat + 1, 0, 0.0, None, [])
                 if (left_out := self.phases.apply(phase, update)) is not None:

@@ -53,9 +53,9 @@ _PLAIN = {
 }
 
 
-def textbook(network: nn.Module) -> nn.Module:
-    """A copy in float64 with the same parameters and contiguous memory, without any of our ways of saving work."""
-    twin = copy.deepcopy(network).double().to(memory_format=torch.contiguous_format).requires_grad_()
+def textbook(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """A copy with the same parameters and contiguous memory, without any of our ways of saving work."""
+    twin = copy.deepcopy(network).to(dtype).to(memory_format=torch.contiguous_format).requires_grad_()
     for part in twin.modules():
         if type(part) in _PLAIN:
             part.__class__ = _PLAIN[type(part)]
