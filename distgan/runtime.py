@@ -16,6 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.utils._pytree import tree_map_only
 
 from distgan import exit_status
 from distgan.config import Config, flatten, process_conflicts, raise_mistakes
@@ -26,7 +27,7 @@ from distgan.watchdog import Idle, Watchdog, listen, this_process
 
 _OWN = (
     *("data.shards", "data.threads", "data.tier", "data.cache", "data.cache_size", "data.stage"),
-    *("train.micro_batch", "train.device", "train.compile"),
+    *("train.micro_batch", "train.device", "train.compile", "train.cuda_graphs", "train.checkpoint_activations"),
 )
 """Keys that may differ between the machines of a run: where the same pictures are, and how the same is computed."""
 
@@ -65,11 +66,13 @@ class Runtime:
         self.watchdog = self._watch(config)
         self.dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
         self._mixed = _MIXED.get(config.train.precision)
-        self.compiles = config.train.compile is True or (config.train.compile == "auto" and cuda)
+        automatic = cuda and not config.train.checkpoint_activations
+        self.compiles = config.train.compile is True or (config.train.compile == "auto" and automatic)
+        self._graphs = config.train.cuda_graphs and cuda
         if cuda:
-            # fp32 means fp32, and the same step gives the same bits; TF32 has 10 bits of mantissa.
-            torch.backends.cudnn.allow_tf32 = False
-            torch.backends.cudnn.deterministic = True
+            # Both by their old names, which torch 2.9 to 2.15 takes; its compiler still reads them (pytorch 166387).
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
+            torch.backends.cudnn.deterministic = True  # the same step gives the same bits
         else:
             torch.set_num_threads(self.cores)
         self._require_one(config)
@@ -118,10 +121,14 @@ class Runtime:
         moved = pixels.to(self.device, non_blocking=True).to(self.dtype, memory_format=torch.channels_last)
         return moved / 127.5 - 1
 
+    def compiled(self, function: Callable) -> Callable:
+        """The function compiled, if asked."""
+        return compile_or_fall_back(function, graphs=self._graphs) if self.compiles else function
+
     def wrap(self, objective: nn.Module) -> nn.Module:
         """The objective under DDP (with several processes), compiled if asked."""
         if self.compiles:
-            objective.use_compiler(compile_or_fall_back)
+            objective.use_compiler(self.compiled)
         # A weight of one input channel has strides of both formats at once: nothing to be warned of.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         with warnings.catch_warnings():  # newer torch names the option anew; accelerate knows only the old name
@@ -305,16 +312,17 @@ def average_over_processes(values: Tensor) -> Tensor:
     return _average(values)
 
 
-def compile_or_fall_back(function: Callable, *, backend: str = "inductor") -> Callable:
-    """`function` compiled; where the compiler fails, the function itself and one warning."""
+def compile_or_fall_back(function: Callable, *, backend: str = "inductor", graphs: bool = False) -> Callable:
+    """`function` compiled, replayed with `graphs`; where the compiler fails, the function itself and one warning."""
     torch._dynamo.config.optimize_ddp = False  # DDP is outside: nothing to split, and its splitter raises
-    compiled: Callable | None = torch.compile(function, dynamic=False, backend=backend)
+    options = {"triton.cudagraphs": True} if graphs else None
+    compiled: Callable | None = torch.compile(function, dynamic=False, backend=backend, options=options)
 
     def call(*args, **kwargs):
         nonlocal compiled
         if compiled is not None:
             try:
-                return compiled(*args, **kwargs)
+                return _replayed(compiled, args, kwargs) if graphs else compiled(*args, **kwargs)
             except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
                 reason = str(error).strip().splitlines()[0]
                 warnings.warn(f"train.compile: the compiler failed, going on without it: {reason}", stacklevel=2)
@@ -322,6 +330,12 @@ def compile_or_fall_back(function: Callable, *, backend: str = "inductor") -> Ca
         return function(*args, **kwargs)
 
     return call
+
+
+def _replayed(compiled: Callable, args: tuple, kwargs: dict) -> object:
+    """What a CUDA graph returns, out of the memory that its next replay writes to."""
+    torch.compiler.cudagraph_mark_step_begin()
+    return tree_map_only(Tensor, Tensor.clone, compiled(*args, **kwargs))
 
 
 def launched_processes() -> int:

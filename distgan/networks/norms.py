@@ -68,6 +68,7 @@ class GlobalBatchNorm(nn.Module):
         mean over the processes and must be differentiable. Every process must hold the same number of images
         and the same running statistics (the moments are taken around the running mean, against cancellation).
     processes: how many processes `average` spans; enters only the unbiased running variance.
+    tracks: whether the running statistics take in those of a batch, in training mode.
 
     Raises ValueError in training mode when there is a single value a channel.
     """
@@ -77,6 +78,7 @@ class GlobalBatchNorm(nn.Module):
         self.features, self.eps, self.momentum = features, eps, momentum
         self.average: Callable[[Tensor], Tensor] = _identity
         self.processes = 1
+        self.tracks = True
         self.register_parameter("weight", nn.Parameter(torch.ones(features)) if affine else None)
         self.register_parameter("bias", nn.Parameter(torch.zeros(features)) if affine else None)
         self.register_buffer("running_mean", torch.zeros(features))
@@ -115,6 +117,8 @@ class GlobalBatchNorm(nn.Module):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, unbiased: Tensor) -> None:
+        if not self.tracks:
+            return
         # Lists, because torch.func refuses the single-tensor forms: they would change a captured tensor.
         running = [self.running_mean, self.running_var]
         found = [new.detach().to(old.dtype) for new, old in zip((mean, unbiased), running, strict=True)]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distgan import randomness
 from distgan.networks.norms import batch_norms
+from distgan.networks.recomputing import recomputes
 from distgan.objectives.by_hand import Passed, Whole, attach, attach_stages, pass_both_ways
 from distgan.objectives.losses import LOSSES
 from distgan.objectives.norm_counts import norm_counts
@@ -89,9 +90,10 @@ class CriticObjective(nn.Module):
         return Whole(self._compute, self.critic).gradients(real, fake, labels, keys, penalise)
 
     def _is_chained(self, real: Tensor) -> bool:
-        """Whether the gradients are made by hand. Not in float16, whose backward is for a scaled loss."""
+        """Whether the gradients are made by hand. Not in float16, whose backward is for a scaled loss, and
+        not where activations are to be let go, as the chain keeps them all."""
         is_half = torch.is_autocast_enabled(real.device.type) and _autocast_dtype(real) == torch.float16
-        return self.critic.piecewise_linear and not is_half
+        return self.critic.piecewise_linear and not is_half and not recomputes(self.critic)
 
     @torch.no_grad()
     def _pass(
@@ -155,11 +157,19 @@ class CriticObjective(nn.Module):
 
         The gradient of the SUM of scores is that of each score, as no norm of the critic looks at other pictures (a
         minibatch statistic does, within its group: see `MinibatchStd`).
-        `torch.func.grad` is equal to `autograd.grad(create_graph=True)` to the bit, and it alone can be compiled.
+        `torch.func.grad` is equal to `autograd.grad(create_graph=True)` to the bit; the one alone can be compiled, the
+        other alone lets a critic recompute.
         """
         points = self._points(real, fake, keys)
         roles = tuple(f"penalty {i}" for i in range(self.penalty.copies))
-        return torch.func.grad(lambda x: INNER_SCALE * self._scores(x, labels, keys, roles).sum())(points) / INNER_SCALE
+
+        def scaled_sum(x: Tensor) -> Tensor:
+            return INNER_SCALE * self._scores(x, labels, keys, roles).sum()
+
+        if recomputes(self.critic):
+            points.requires_grad_()
+            return torch.autograd.grad(scaled_sum(points), points, create_graph=True)[0] / INNER_SCALE
+        return torch.func.grad(scaled_sum)(points) / INNER_SCALE
 
     def _points(self, real: Tensor, fake: Tensor, keys: Tensor) -> Tensor:
         """The pictures at which the penalty takes the gradient, [M, C, H, W]."""
