@@ -27,7 +27,7 @@ from distgan.watchdog import Idle, Watchdog, listen, this_process
 
 _OWN = (
     *("data.shards", "data.threads", "data.tier", "data.cache", "data.cache_size", "data.stage"),
-    *("train.micro_batch", "train.device", "train.compile", "train.cuda_graphs", "train.checkpoint_activations"),
+    *("train.micro_batch", "train.device", "train.compile", "train.cuda_graphs"),
 )
 """Keys that may differ between the machines of a run: where the same pictures are, and how the same is computed."""
 
