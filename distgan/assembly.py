@@ -8,7 +8,7 @@ from torch import nn
 from distgan import randomness
 from distgan.config import Config
 from distgan.config.families import Adam, Network, RmsProp
-from distgan.networks import build_critic, build_generator
+from distgan.networks import build_critic, build_generator, recompute
 from distgan.objectives.critic import CriticObjective
 from distgan.objectives.generator import GeneratorObjective
 
@@ -16,7 +16,7 @@ from distgan.objectives.generator import GeneratorObjective
 def make_generator(config: Config) -> nn.Module:
     """The generator with its initial weights, a function of the seed."""
     torch.manual_seed(randomness.key(config.seed, "generator weights"))
-    return build_generator(**generator_settings(config))
+    return _set_up(build_generator(**generator_settings(config)), config)
 
 
 def generator_settings(config: Config) -> dict[str, object]:
@@ -27,7 +27,13 @@ def generator_settings(config: Config) -> dict[str, object]:
 def make_critic(config: Config) -> nn.Module:
     """The critic with its initial weights, a function of the seed."""
     torch.manual_seed(randomness.key(config.seed, "critic weights"))
-    return build_critic(**_settings(config, config.critic))
+    return _set_up(build_critic(**_settings(config, config.critic)), config)
+
+
+def _set_up(network: nn.Module, config: Config) -> nn.Module:
+    if config.train.checkpoint_activations:
+        recompute(network)
+    return network
 
 
 def _settings(config: Config, network: Network) -> dict:

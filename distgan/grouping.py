@@ -10,7 +10,8 @@ _APART = ("run_dir", "seed", "checkpoint", "samples", "tracking")
 """Keys and sections that say where a run goes and what is told of it, and not what is learned."""
 _PLACES = (
     *("data.shards", "data.threads", "data.tier", "data.cache", "data.cache_size", "data.stage", "data.allow_shell"),
-    *("train.micro_batch", "train.device", "train.compile", "train.max_time", "train.stuck_after"),
+    *("train.micro_batch", "train.device", "train.compile", "train.cuda_graphs", "train.checkpoint_activations"),
+    *("train.max_time", "train.stuck_after"),
 )
 """Keys of where the same is computed, and how."""
 

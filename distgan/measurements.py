@@ -82,7 +82,9 @@ class Measurements:
         if seen is None or unseen is None:
             return torch.zeros(0, dtype=torch.float64, device=self._runtime.device)
         with _as_they_are(self._phases.generator, self._phases.critic_phase.network):
-            fakes = [self._phases.generate(part) for part in unseen.split(self._phases.micro_batch)]
+            fakes = [
+                self._phases.generate(part, as_in_updates=False) for part in unseen.split(self._phases.micro_batch)
+            ]
             made = unseen._replace(real=torch.cat(fakes))
             shown = ((seen, "real"), (unseen, "real"), (made, "fake"))
             return torch.stack([self._score(inputs, role) for inputs, role in shown])

@@ -95,6 +95,7 @@ class Phases:
         self.local = config.train.batch_size // runtime.world_size
         self.micro_batch = min(config.train.micro_batch or self.local, self.local)
         self.positions = runtime.rank * self.local + torch.arange(self.local, device=runtime.device)
+        self._draw = runtime.compiled(generator.forward)
         self.critic_phase = self._critic_phase(critic)
         self.generator_phase = self._generator_phase(critic)
         self.guard = Guard(config.train.bad_numbers, runtime.device)
@@ -213,10 +214,12 @@ class Phases:
         return randomness.normal(keys, "latent", (self.generator.latent,), self.runtime.dtype)
 
     @torch.no_grad()
-    def generate(self, part: Inputs) -> Tensor:
-        """Fakes for the critic, [n, C, H, W]."""
+    def generate(self, part: Inputs, *, as_in_updates: bool = True) -> Tensor:
+        """Fakes for the critic, [n, C, H, W]; without `as_in_updates` never by compiled code, which another mode of the
+        generator would have compiled anew."""
+        draw = self._draw if as_in_updates else self.generator
         with self.runtime.autocast():
-            return self.generator(self.latent(part.keys), part.labels).to(self.runtime.dtype)
+            return draw(self.latent(part.keys), part.labels).to(self.runtime.dtype)
 
     def _critic_phase(self, critic: nn.Module) -> Phase:
         config, every = self.config, self.config.objective.every

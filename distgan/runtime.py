@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from distgan import exit_status
+from distgan.compiling import compile_or_fall_back
 from distgan.config import Config, flatten, process_conflicts, raise_mistakes
 from distgan.errors import ConfigError
 from distgan.launcher import check_launch, meet_after_restart
@@ -26,7 +27,7 @@ from distgan.watchdog import Idle, Watchdog, listen, this_process
 
 _OWN = (
     *("data.shards", "data.threads", "data.tier", "data.cache", "data.cache_size", "data.stage"),
-    *("train.micro_batch", "train.device", "train.compile"),
+    *("train.micro_batch", "train.device", "train.compile", "train.cuda_graphs"),
 )
 """Keys that may differ between the machines of a run: where the same pictures are, and how the same is computed."""
 
@@ -66,11 +67,13 @@ class Runtime:
         self.dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
         self._mixed = _MIXED.get(config.train.precision)
         self._reduce_in, self._reductions = config.train.reduce, dict[nn.Module, Reduction]()
-        self.compiles = config.train.compile is True or (config.train.compile == "auto" and cuda)
+        automatic = cuda and not config.train.checkpoint_activations
+        self.compiles = config.train.compile is True or (config.train.compile == "auto" and automatic)
+        self._graphs = config.train.cuda_graphs and cuda
         if cuda:
-            # fp32 means fp32, and the same step gives the same bits; TF32 has 10 bits of mantissa.
-            torch.backends.cudnn.allow_tf32 = False
-            torch.backends.cudnn.deterministic = True
+            # Both by their old names, which torch 2.9 to 2.15 takes; its compiler still reads them (pytorch 166387).
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
+            torch.backends.cudnn.deterministic = True  # the same step gives the same bits
         else:
             torch.set_num_threads(self.cores)
         self._require_one(config)
@@ -119,10 +122,14 @@ class Runtime:
         moved = pixels.to(self.device, non_blocking=True).to(self.dtype, memory_format=torch.channels_last)
         return moved / 127.5 - 1
 
+    def compiled(self, function: Callable) -> Callable:
+        """The function compiled, if asked."""
+        return compile_or_fall_back(function, graphs=self._graphs) if self.compiles else function
+
     def wrap(self, objective: nn.Module) -> nn.Module:
         """The objective under DDP (with several processes), compiled if asked."""
         if self.compiles:
-            objective.use_compiler(compile_or_fall_back, in_stages=self.world_size > 1)
+            objective.use_compiler(self.compiled, in_stages=self.world_size > 1)
         # A weight of one input channel has strides of both formats at once: nothing to be warned of.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         with warnings.catch_warnings():  # newer torch names the option anew; accelerate knows only the old name
@@ -305,25 +312,6 @@ def average_over_processes(values: Tensor) -> Tensor:
 
     Its gradient is the mean of the processes' gradients, as the loss is the mean of their losses."""
     return _average(values)
-
-
-def compile_or_fall_back(function: Callable, *, backend: str = "inductor") -> Callable:
-    """`function` compiled; where the compiler fails, the function itself and one warning."""
-    torch._dynamo.config.optimize_ddp = False  # DDP is outside: nothing to split, and its splitter raises
-    compiled: Callable | None = torch.compile(function, dynamic=False, backend=backend)
-
-    def call(*args, **kwargs):
-        nonlocal compiled
-        if compiled is not None:
-            try:
-                return compiled(*args, **kwargs)
-            except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-                reason = str(error).strip().splitlines()[0]
-                warnings.warn(f"train.compile: the compiler failed, going on without it: {reason}", stacklevel=2)
-                compiled = None
-        return function(*args, **kwargs)
-
-    return call
 
 
 def launched_processes() -> int:

@@ -24,6 +24,7 @@ STOREYS = [
     ["randomness", "schedules", "averaging", "weights", "bad_numbers"],
     ["networks"],
     ["objectives"],
+    ["compiling"],
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
     ["sampling", "phases", "slurm"],
     ["collapse", "compare", "evidence", "parity", "reading"],

@@ -7,6 +7,10 @@ import torch
 from launching import TINY, lines, train, worst_difference
 
 from distgan.cli import main
+from distgan.config import load_config
+from distgan.data.on_device import CopiedAhead
+from distgan.data.stream import Batch
+from distgan.runtime import Runtime
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -47,3 +51,54 @@ def test_the_doctor_tells_how_busy_the_device_is(shapes_shards, tmp_path, capsys
     assert main(["doctor", "--profile", "--config", str(TINY), *settings, "train.device=cuda"]) == 0
     printed = capsys.readouterr().out
     assert "on cuda" in printed and "the device computes in" in printed and "kernels" in printed
+
+
+def test_cuda_graphs_follow_training_without_them(shapes_shards, tmp_path):
+    common = ["--config", TINY, f"data.shards={shapes_shards}", "train.length=8 steps", "train.device=cuda"]
+    for graphs in ("false", "true"):
+        settings = [f"run_dir={tmp_path / graphs}", "train.compile=true", f"train.cuda_graphs={graphs}"]
+        done = train(*common, *settings, "train.precision=fp64")
+        assert "the compiler failed" not in done.stderr
+    assert worst_difference(tmp_path / "false", tmp_path / "true") < 1e-8
+
+
+@pytest.mark.parametrize("settings, error", [([], 1e-6), (["train.tf32=true"], 1e-2)])
+def test_fp32_has_the_mantissa_that_the_config_says(settings, error):
+    runtime = Runtime(load_config([TINY], ["train.device=cuda", *settings]))
+    torch.manual_seed(0)
+    one, other = torch.randn(2, 512, 512, device=runtime.device)
+    images, weight = torch.randn(8, 64, 16, 16, device=runtime.device), torch.randn(64, 64, 3, 3, device=runtime.device)
+    for function, arguments in ((torch.matmul, (one, other)), (torch.conv2d, (images, weight))):
+        exact = function(*(argument.double() for argument in arguments))
+        found = ((function(*arguments) - exact).norm() / exact.norm()).item()
+        has_tf32 = bool(settings) and torch.cuda.get_device_capability() >= (8, 0)
+        assert found < error and (found > 1e-5) == has_tf32, function
+
+
+class _Pinned:
+    """Endless batches in pinned memory, each full of its number."""
+
+    wait_seconds, number = 0.0, 0
+
+    def __next__(self):
+        self.number += 1
+        pixels = torch.full((64, 3, 64, 64), self.number, dtype=torch.uint8).pin_memory()
+        return Batch(pixels, torch.full((64,), self.number).pin_memory())
+
+    def close(self):
+        pass
+
+
+def test_batches_are_copied_ahead_on_a_stream_of_their_own():
+    """None is seen before it is whole, however busy the device is."""
+    source, device = _Pinned(), torch.device("cuda")
+    ahead = CopiedAhead(source, device)
+    try:
+        for number in range(1, 9):
+            batch = next(ahead)
+            assert batch.pixels.is_cuda and batch.pixels.dtype == torch.uint8
+            torch.cuda._sleep(10_000_000)
+            different = (batch.pixels != number).sum() + (batch.labels != number).sum()
+            assert different.item() == 0
+    finally:
+        ahead.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from distgan.trainer import Trainer
 WAITS = ("_local_scalar_dense", "equal", "nonzero", "masked_select", "is_nonzero")
 """Operators whose result, or its size, the host must know."""
 IN_A_STEP = ("reading the batch", "gradients", "applying them", "agreeing with the others to go on")
+NETWORKS = ("generator", "critic")
 SETTINGS = ["train.length=6 steps", "tracking.every=3 steps", 'data.holdout="64 images"', "objective.every=2"]
 
 
@@ -89,3 +91,18 @@ def test_a_step_does_not_wait_for_cuda(shapes_shards, tmp_path, settings):
         assert trainer.fit(StopSignals()) == "finished"
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def compile_once(rank: int, shards: Path, folder: Path) -> str:
+    """A compiled run over lines and held-out pictures, in which nothing may be compiled a second time."""
+    torch._dynamo.config.error_on_recompile = True
+    torch._dynamo.config.suppress_errors = False
+    settings = ["train.compile=true", "objective.every=1", *(f"{part}={{name: mlp, width: 8}}" for part in NETWORKS)]
+    trainer = prepared(shards, folder, settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "train.compile")
+        return trainer.fit(StopSignals())
+
+
+def test_nothing_is_compiled_anew_in_a_run(shapes_shards, tmp_path):
+    assert in_processes(1, tmp_path, compile_once, shapes_shards, tmp_path / "run") == ["finished"]

@@ -203,6 +203,13 @@ def test_one_whose_every_update_is_skipped_says_whether_there_is_a_checkpoint(ti
     assert done.stderr.endswith(". Try a lower learning rate; there is no checkpoint yet\n")
 
 
+def test_training_that_computes_activations_again_follows_the_one_that_keeps_them(tiny, tmp_path):
+    common = ["train.length=4 steps", "train.precision=fp64", "critic={dropout: 0.2, norm: layer}"]
+    train(*tiny("kept", *common), processes=2)
+    train(*tiny("again", *common, "train.checkpoint_activations=true"), processes=2)
+    assert worst_difference(tmp_path / "kept", tmp_path / "again") < 1e-9
+
+
 def test_compiled_training_follows_the_eager_one(tiny, tmp_path):
     small = [
         "train.length=3 steps",

@@ -32,6 +32,7 @@ def conflicts(config: Config) -> list[Mistake]:
         *_resampled(config),
         *_best(config),
         *_reduce(config),
+        *_compiled(config),
     ]
 
 
@@ -124,6 +125,21 @@ def _reduce(config: Config) -> Iterator[Mistake]:
         )
 
 
+def _compiled(config: Config) -> Iterator[Mistake]:
+    train = config.train
+    if train.checkpoint_activations and train.compile is True:
+        yield Mistake(
+            "train.checkpoint_activations",
+            "true is not possible with train.compile true, which decides itself what is kept; use train.compile false",
+        )
+    if train.cuda_graphs and (train.compile is False or train.device == "cpu" or train.checkpoint_activations):
+        yield Mistake(
+            "train.cuda_graphs",
+            "true needs compiled code on CUDA; use train.compile true, train.device cuda and "
+            "train.checkpoint_activations false, or leave it out",
+        )
+
+
 def _group(config: Config) -> int:
     """How many consecutive images must stay together."""
     return getattr(config.critic, "minibatch_std", 0) or 1
@@ -142,6 +158,7 @@ def process_conflicts(config: Config, processes: int) -> list[Mistake]:
         *_shares(config, processes),
         *_split_statistics(config, local),
         *_split_groups(config, local),
+        *_split_graphs(config, local),
     ]
 
 
@@ -178,4 +195,14 @@ def _split_groups(config: Config, local: int) -> Iterator[Mistake]:
             "train.micro_batch",
             f"{micro} images cannot be split into groups of critic.minibatch_std {group}; use "
             f"{_nearest(micro, group)}, or another critic.minibatch_std (0: none)",
+        )
+
+
+def _split_graphs(config: Config, local: int) -> Iterator[Mistake]:
+    micro = config.train.micro_batch
+    if config.train.cuda_graphs and micro and local > micro:
+        yield Mistake(
+            "train.cuda_graphs",
+            f"true is not possible where train.micro_batch {micro} splits the {local} images of a process: the replay "
+            f"of one overwrites the gradients of the other; use at least {local}, or false",
         )

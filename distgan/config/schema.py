@@ -85,7 +85,15 @@ class Train(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is any; cpu; cuda, which refuses to start on a machine without it."""
     compile: bool | Literal["auto"] = "auto"
-    """Compile the objectives, double backward included; auto: on with CUDA."""
+    """Compile the objectives, double backward included; auto: on with CUDA, unless activations are checkpointed."""
+    tf32: bool = False
+    """Let convolutions and matrix products of fp32 use TF32 on CUDA, with 10 bits of mantissa; no effect elsewhere."""
+    cuda_graphs: bool = False
+    """With compile on CUDA: replay an update as one CUDA graph, for small pictures, where launching takes the time. Not
+    yet run on a GPU by its authors: compare with false first."""
+    checkpoint_activations: bool = False
+    """Keep only the input of each layer or block for the backward and compute the rest again there: less memory, more
+    time. Not together with compile."""
     ema_kimg: NotNegative = 10.0
     """Half-life of the average over the generator's weights, kimg; 0 turns the average off."""
     ema_rampup: NotNegative = 0.05

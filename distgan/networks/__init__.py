@@ -8,9 +8,10 @@ from distgan.networks.choices import require
 from distgan.networks.dcgan import DCGANCritic, DCGANGenerator
 from distgan.networks.mlp import MLPCritic, MLPGenerator
 from distgan.networks.norms import GlobalBatchNorm, batch_norms
+from distgan.networks.recomputing import recompute
 from distgan.networks.resnet import ResNetCritic, ResNetGenerator
 
-__all__ = ["CRITICS", "GENERATORS", "GlobalBatchNorm", "batch_norms", "build_critic", "build_generator"]
+__all__ = ["CRITICS", "GENERATORS", "GlobalBatchNorm", "batch_norms", "build_critic", "build_generator", "recompute"]
 
 GENERATORS: dict[str, type[nn.Module]] = {
     "mlp": MLPGenerator,

@@ -27,6 +27,7 @@ from distgan.networks.conditioning import LatentInput, Score
 from distgan.networks.dropout import KeyedDropout
 from distgan.networks.minibatch import MinibatchStd
 from distgan.networks.norms import NORMS, build_norm, normalise
+from distgan.networks.recomputing import kept_or_recomputed
 from distgan.networks.resampling import UpsampledConv2d
 
 RESOLUTIONS = (16, 28, 32, 56, 64, 112, 128, 224, 256)
@@ -90,8 +91,11 @@ class DCGANGenerator(nn.Module):
         flat = self.linear(self.input(latent, labels))
         x = rearrange(flat, "n (c h w) -> n c h w", h=self.base, w=self.base)
         for norm, double in zip(self.norms, [*self.doublings, self.output], strict=True):
-            x = double(self.activation(normalise(norm, x, labels)))
+            x = kept_or_recomputed(self, self._doubled, norm, double, x, labels)
         return x.tanh()
+
+    def _doubled(self, norm: nn.Module, double: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
+        return double(self.activation(normalise(norm, x, labels)))
 
 
 class DCGANCritic(nn.Module):
@@ -135,8 +139,11 @@ class DCGANCritic(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
         x = images
         for halve, norm, dropout in zip(self.halvings, self.norms, self.dropouts, strict=True):
-            x = dropout(self.activation(norm(halve(x))), keys)
+            x = kept_or_recomputed(self, self._halved, halve, norm, dropout, x, keys)
         return self.score(rearrange(self.minibatch(x), "n c h w -> n (c h w)"), labels)
+
+    def _halved(self, halve: nn.Module, norm: nn.Module, dropout: nn.Module, x: Tensor, keys: Tensor | None) -> Tensor:
+        return dropout(self.activation(norm(halve(x))), keys)
 
     def chain(self, labels: Tensor | None) -> Chain | None:
         """This critic for one update on pictures of these `labels`; None with a norm, dropout or minibatch statistic,

@@ -19,6 +19,7 @@ from distgan.networks.choices import require
 from distgan.networks.conditioning import LatentInput, Score
 from distgan.networks.dropout import KeyedDropout
 from distgan.networks.norms import FLAT_NORMS, build_norm, normalise
+from distgan.networks.recomputing import kept_or_recomputed
 
 
 class MLPGenerator(nn.Module):
@@ -52,9 +53,12 @@ class MLPGenerator(nn.Module):
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.input(latent, labels)
         for linear, norm in zip(self.hidden, self.norms, strict=True):
-            x = self.activation(normalise(norm, linear(x), labels))
+            x = kept_or_recomputed(self, self._layer, linear, norm, x, labels)
         images = self.output(x).tanh()
         return rearrange(images, "n (c h w) -> n c h w", h=self.resolution, w=self.resolution)
+
+    def _layer(self, linear: nn.Module, norm: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
+        return self.activation(normalise(norm, linear(x), labels))
 
 
 class MLPCritic(nn.Module):
@@ -89,8 +93,11 @@ class MLPCritic(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
         x = rearrange(images, "n c h w -> n (c h w)")
         for linear, norm, dropout in zip(self.hidden, self.norms, self.dropouts, strict=True):
-            x = dropout(self.activation(norm(linear(x))), keys)
+            x = kept_or_recomputed(self, self._layer, linear, norm, dropout, x, keys)
         return self.score(x, labels)
+
+    def _layer(self, linear: nn.Module, norm: nn.Module, dropout: nn.Module, x: Tensor, keys: Tensor | None) -> Tensor:
+        return dropout(self.activation(norm(linear(x))), keys)
 
     def chain(self, labels: Tensor | None) -> Chain | None:
         """This critic for one update on pictures of these `labels`; None with a norm or dropout, which are no

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -67,6 +68,7 @@ class GlobalBatchNorm(nn.Module):
         mean over the processes and must be differentiable. Every process must hold the same number of images
         and the same running statistics (the moments are taken around the running mean, against cancellation).
     processes: how many processes `average` spans; enters only the unbiased running variance.
+    tracks: whether the running statistics take in those of a batch, in training mode.
 
     Raises ValueError in training mode when there is a single value a channel.
     """
@@ -76,6 +78,7 @@ class GlobalBatchNorm(nn.Module):
         self.features, self.eps, self.momentum = features, eps, momentum
         self.average: Callable[[Tensor], Tensor] = _identity
         self.processes = 1
+        self.tracks = True
         self.register_parameter("weight", nn.Parameter(torch.ones(features)) if affine else None)
         self.register_parameter("bias", nn.Parameter(torch.zeros(features)) if affine else None)
         self.register_buffer("running_mean", torch.zeros(features))
@@ -83,29 +86,39 @@ class GlobalBatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        count = self.processes * x.numel() // self.features
+        if count < 2:
+            raise ValueError(f"batch norm needs more than one value a channel, got shape {tuple(x.shape)}")
+        return self._alone(x) if self.average is _identity else self._together(x, count)
+
+    def _alone(self, x: Tensor) -> Tensor:
+        """By torch's kernels, which pass over memory less often than `_together`."""
+        mean, unbiased = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
+        normalised = F.batch_norm(x, mean, unbiased, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
+        self._track(mean, unbiased)
+        return normalised
+
+    def _together(self, x: Tensor, count: int) -> Tensor:
+        """The same over the `count` values a channel of all processes."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean, variance = self._batch_moments(wide) if self.training else (self.running_mean, self.running_var)
+        centre = _snapshot(self.running_mean).to(wide.dtype)
+        over = [axis for axis in range(x.ndim) if axis != 1]
+        centred = wide - _channelwise(centre, x)
+        moments = self.average(torch.stack([centred.mean(over), centred.square().mean(over)]))
+        mean, variance = moments[0] + centre, (moments[1] - moments[0].square()).clamp(min=0)
+        self._track(mean, variance * (count / (count - 1)))
         scale = torch.rsqrt(variance + self.eps)
         scale = scale if self.weight is None else scale * self.weight
         normalised = (wide - _channelwise(mean, x)) * _channelwise(scale, x)
         shifted = normalised if self.bias is None else normalised + _channelwise(self.bias, x)
         return shifted.to(x.dtype)
 
-    def _batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance [C] over the global batch; the running statistics take them in."""
-        count = self.processes * x.numel() // self.features
-        if count < 2:
-            raise ValueError(f"batch norm needs more than one value a channel, got shape {tuple(x.shape)}")
-        over = [axis for axis in range(x.ndim) if axis != 1]
-        centre = _snapshot(self.running_mean).to(x.dtype)
-        centred = x - _channelwise(centre, x)
-        moments = self.average(torch.stack([centred.mean(over), centred.square().mean(over)]))
-        mean, variance = moments[0] + centre, (moments[1] - moments[0].square()).clamp(min=0)
-        self._track(mean, variance * (count / (count - 1)))
-        return mean, variance
-
     @torch.no_grad()
     def _track(self, mean: Tensor, unbiased: Tensor) -> None:
+        if not self.tracks:
+            return
         # Lists, because torch.func refuses the single-tensor forms: they would change a captured tensor.
         running = [self.running_mean, self.running_var]
         found = [new.detach().to(old.dtype) for new, old in zip((mean, unbiased), running, strict=True)]

@@ -54,6 +54,7 @@ from distgan.networks.chain import Activation, Chain, Convolution, Flattening, P
 from distgan.networks.choices import require
 from distgan.networks.conditioning import LatentInput, Score
 from distgan.networks.norms import CANCELLING, NORMS, build_norm, normalise
+from distgan.networks.recomputing import kept_or_recomputed
 from distgan.networks.resampling import PooledConv2d, UpsampledConv2d
 
 RESOLUTIONS = (32, 64, 128)
@@ -183,7 +184,7 @@ class ResNetGenerator(nn.Module):
         flat = self.linear(self.input(latent, labels))
         x = rearrange(flat, "n (c h w) -> n c h w", h=BASE, w=BASE)
         for block in self.blocks:
-            x = block(x, labels)
+            x = kept_or_recomputed(self, block, x, labels)
         return self.output(self.activation(self.norm(x))).tanh()
 
 
@@ -218,7 +219,10 @@ class ResNetCritic(nn.Module):
         _initialise(self)
 
     def forward(self, images: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
-        return self.score(self._features(self.blocks(images)), labels)
+        x = images
+        for block in self.blocks:
+            x = kept_or_recomputed(self, block, x)
+        return self.score(self._features(x), labels)
 
     def chain(self, labels: Tensor | None) -> Chain | None:
         """This critic for one update on pictures of these `labels`; None with a norm, which is not piecewise linear."""

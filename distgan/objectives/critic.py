@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from distgan import randomness
+from distgan.networks.minibatch import group_size
 from distgan.networks.norms import batch_norms
+from distgan.networks.recomputing import recomputes
 from distgan.objectives.by_hand import Passed, Whole, attach, attach_stages, pass_both_ways
 from distgan.objectives.losses import LOSSES
 from distgan.objectives.norm_counts import norm_counts
@@ -45,6 +47,8 @@ class CriticObjective(nn.Module):
         self.penalty = PENALTIES.get(penalty)
         self._apart = bool(batch_norms(critic))
         self.weight, self.target, self.drift = weight * every, target, drift
+        self._is_chained = critic.piecewise_linear and not recomputes(critic)
+        """Whether gradients are made by hand; not where activations are to be let go, as a chain keeps them all."""
         self._compiled: Callable | None = None
         self._whole = (Whole(self._by_autograd, critic),)  # in a tuple: its parameters are registered already
 
@@ -59,9 +63,9 @@ class CriticObjective(nn.Module):
         `compiler` makes of a function one that returns the same, as `torch.compile` does. `in_stages`: a chain's weight
         gradients are left out of the graph, a convolution each, so that they arrive one after the other and can be
         reduced meanwhile."""
-        if self.critic.piecewise_linear and in_stages:
+        if self._is_chained and in_stages:
             self._pass = compiler(self._pass)
-        elif self.critic.piecewise_linear or self.penalty is not None:
+        elif self._is_chained or self.penalty is not None:
             self._compiled = compiler(self.gradients)
         self._by_autograd = compiler(self._by_autograd)
 
@@ -81,7 +85,7 @@ class CriticObjective(nn.Module):
         if self._compiled is not None:
             loss, parts, gradients = self._compiled(*update)
             return attach(loss, list(self.parameters()), gradients), parts
-        if self.critic.piecewise_linear:
+        if self._is_chained:
             loss, parts, passed = self._pass(*update)
             return attach_stages(loss, passed), parts
         return self._by_autograd(*update)
@@ -90,7 +94,7 @@ class CriticObjective(nn.Module):
         self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor, penalise: bool = True
     ) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
         """As `compute`, and the gradient of each parameter, in their order: one pure function. Not for float16."""
-        if not self.critic.piecewise_linear:
+        if not self._is_chained:
             return self._whole[0].gradients(real, fake, labels, keys, penalise)
         loss, parts, passed = self._pass(real, fake, labels, keys, penalise)
         made = dict(zip(map(id, passed.chain.parameters()), passed.gradients(), strict=True))
@@ -142,8 +146,12 @@ class CriticObjective(nn.Module):
             "critic/grad_norm_histogram": norm_counts(detached),
         }
 
-    def _scores(self, images: Tensor, labels: Tensor | None, keys: Tensor, roles: tuple[str, ...]) -> Tensor:
+    def _scores(
+        self, images: Tensor, labels: Tensor | None, keys: Tensor, roles: tuple[str, ...], *, one_more: bool = False
+    ) -> Tensor:
         """Scores of several groups of N pictures in one forward; each role has its own dropout.
+
+        `one_more`: with an image more in it, whose score is left out.
 
         A critic with batch norm sees each group alone, as DCGAN and WGAN have it: together, it would be trained as
         one function and used by the generator, whose pictures come alone, as another.
@@ -152,7 +160,11 @@ class CriticObjective(nn.Module):
             groups = zip(images.chunk(len(roles)), roles, strict=True)
             return torch.cat([self._scores(group, labels, keys, (role,)) for group, role in groups])
         repeated = None if labels is None else labels.repeat(len(roles))
-        scores = self.critic(images, repeated, torch.cat([randomness.subkeys(keys, role) for role in roles]))
+        subkeys = torch.cat([randomness.subkeys(keys, role) for role in roles])
+        if one_more:
+            images, repeated, subkeys = (_one_more(rows) for rows in (images, repeated, subkeys))
+        scores = self.critic(images, repeated, subkeys)
+        scores = scores[:-1] if one_more else scores
         return scores if scores.dtype == torch.float64 else scores.float()
 
     def _input_gradient(self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor) -> Tensor:
@@ -160,11 +172,20 @@ class CriticObjective(nn.Module):
 
         The gradient of the SUM of scores is that of each score, as no norm of the critic looks at other pictures (a
         minibatch statistic does, within its group: see `MinibatchStd`).
-        `torch.func.grad` is equal to `autograd.grad(create_graph=True)` to the bit, and it alone can be compiled.
+        `torch.func.grad` is equal to `autograd.grad(create_graph=True)` to the bit; the one alone can be compiled, the
+        other alone lets a critic recompute.
         """
         points = self._points(real, fake, keys)
         roles = tuple(f"penalty {i}" for i in range(self.penalty.copies))
-        return torch.func.grad(lambda x: INNER_SCALE * self._scores(x, labels, keys, roles).sum())(points) / INNER_SCALE
+        one_more = group_size(self.critic) == 1 and _is_miscounted(points)
+
+        def scaled_sum(x: Tensor) -> Tensor:
+            return INNER_SCALE * self._scores(x, labels, keys, roles, one_more=one_more).sum()
+
+        if recomputes(self.critic):
+            points.requires_grad_()
+            return torch.autograd.grad(scaled_sum(points), points, create_graph=True)[0] / INNER_SCALE
+        return torch.func.grad(scaled_sum)(points) / INNER_SCALE
 
     def _points(self, real: Tensor, fake: Tensor, keys: Tensor) -> Tensor:
         """The pictures at which the penalty takes the gradient, [M, C, H, W]."""
@@ -176,3 +197,18 @@ def _working_dtype(like: Tensor) -> torch.dtype:
     """In which convolutions of float32 pictures work now."""
     kind = like.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype
+
+
+def _is_miscounted(points: Tensor) -> bool:
+    """Whether a double backward would go through convolutions that torch gets wrong.
+
+    On CPUs, for bfloat16 and an even number of images below 16, the weight gradient of the double backward of a 3 x 3
+    convolution of stride 1 is unrelated to the right one (torch 2.14, oneDNN; docs/log.md). One image more helps.
+    Where it would cut the groups of a minibatch statistic there is no such layer."""
+    is_short = len(points) < 16 and len(points) % 2 == 0
+    return is_short and points.device.type == "cpu" and _working_dtype(points) == torch.bfloat16
+
+
+def _one_more(rows: Tensor | None) -> Tensor | None:
+    """The last row again, at the end."""
+    return None if rows is None else torch.cat([rows, rows[-1:].detach()])

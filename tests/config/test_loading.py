@@ -300,6 +300,29 @@ class TestConflicts:
         if processes == 11:
             assert str(found[0]).endswith("use 11")
 
+    @pytest.mark.parametrize(
+        ("train", "key"),
+        [
+            ({"checkpoint_activations": True, "compile": True}, "train.checkpoint_activations"),
+            ({"cuda_graphs": True, "compile": False}, "train.cuda_graphs"),
+            ({"cuda_graphs": True, "device": "cpu"}, "train.cuda_graphs"),
+            ({"cuda_graphs": True, "checkpoint_activations": True}, "train.cuda_graphs"),
+            ({"cuda_graphs": True, "tf32": True}, None),
+            ({"checkpoint_activations": True}, None),
+        ],
+    )
+    def test_what_only_compiled_or_only_eager_code_can_do_is_not_asked_of_the_other(self, train, key):
+        if key is None:
+            assert config(train=train).train.compile == "auto"
+        else:
+            (told,) = mistakes({"train": train})
+            assert told.startswith(f"{key}: true ") and "train.compile" in told
+
+    def test_a_cuda_graph_is_not_replayed_for_each_micro_batch(self):
+        split = config(train={"batch_size": 8, "micro_batch": 4, "cuda_graphs": True}, generator={"norm": "layer"})
+        assert [mistake.key for mistake in process_conflicts(split, 1)] == ["train.cuda_graphs"]
+        assert process_conflicts(split, 2) == []
+
     def test_batch_norm_is_not_split_into_micro_batches(self):
         split = config(train={"batch_size": 8, "micro_batch": 3}, generator={"norm": "batch"})
         (told,) = process_conflicts(split, 2)

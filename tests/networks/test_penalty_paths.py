@@ -19,6 +19,7 @@ from networks_under_test import (
 from torch import nn
 from torch.func import functional_call, vjp
 
+from distgan.networks import resampling
 from distgan.networks.activations import leaky_relu, relu
 from distgan.networks.resampling import PooledConv2d, UpsampledConv2d, fold_mean_pool
 from distgan.parity.textbook import textbook
@@ -96,13 +97,32 @@ def test_a_mean_pool_before_a_pointwise_convolution_is_the_same_layer():
     torch.testing.assert_close(folded(x), expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_an_upsampled_convolution_convolves_repeated_pixels(kernel):
+@pytest.mark.parametrize("kernel, sides", [(1, (3, 5)), (3, (3, 5)), (3, (8, 9)), (5, (10, 8))])
+def test_an_upsampled_convolution_convolves_repeated_pixels(kernel, sides):
+    torch.manual_seed(0)
     layer = UpsampledConv2d(3, 4, kernel).double()
-    x = torch.randn(2, 3, 3, 5, dtype=torch.float64)
+    x = torch.randn(2, 3, *sides, dtype=torch.float64, requires_grad=True)
     repeated = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     expected = F.conv2d(repeated, layer.weight, layer.bias, padding=kernel // 2)
-    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-14)
+    cotangent = torch.randn_like(expected)
+    wanted = [x, layer.weight, layer.bias]
+    gradients = torch.autograd.grad(expected, wanted, cotangent)
+    for way in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
+        found = way(x)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(torch.autograd.grad(found, wanted, cotangent), gradients, rtol=1e-12, atol=1e-12)
+    pulled = torch.func.grad(lambda x: (functional_call(layer, {}, (x,)) * cotangent).sum())(x.detach())
+    torch.testing.assert_close(pulled, gradients[0], rtol=1e-12, atol=1e-12)
+
+
+def test_the_upsampling_of_large_maps_is_folded(monkeypatch):
+    """Nothing of twice the side with as many maps as the input is ever made."""
+    seen = []
+    monkeypatch.setattr(resampling, "upsample", lambda x: seen.append(x.shape) or F.interpolate(x, scale_factor=2.0))
+    generator = small("generator", "resnet", 32)
+    generator(torch.randn(2, 128, dtype=torch.float64))
+    kernels = [block.conv1.kernel_size for block in generator.blocks]
+    assert kernels == [(3, 3)] * 3 and len(seen) == 4, "three shortcuts of 1 x 1 and the first block's 4 x 4 maps"
 
 
 def functional_loss(critic, parameters, real, inputs):

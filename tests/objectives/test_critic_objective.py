@@ -8,6 +8,7 @@ from forked import in_processes
 from small_critics import CRITICS, batch, gradients, reference, small_critic
 from torch import nn
 
+from distgan.compiling import compile_or_fall_back
 from distgan.objectives import critic as critic_module
 from distgan.objectives.critic import CriticObjective
 from distgan.objectives.losses import LOSSES
@@ -15,7 +16,7 @@ from distgan.objectives.penalties import PENALTIES as TABLE
 from distgan.objectives.penalties import Penalty, image_norms, interpolate, two_sided
 from distgan.parity.measure import error as difference
 from distgan.parity.reference import CRITIC_LOSSES, GENERATOR_LOSSES, PENALTIES
-from distgan.runtime import average_over_processes, compile_or_fall_back
+from distgan.runtime import average_over_processes
 
 ROUNDING = 1e-12
 
@@ -188,9 +189,9 @@ def test_compiled_is_eager(name, penalty, recwarn):
 @pytest.mark.slow
 def test_a_machine_without_a_compiler_goes_on_without_and_says_so_once(monkeypatch):
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
     call = compile_or_fall_back(lambda x: (x * 1.25 + 3).sin())
-    with pytest.warns(UserWarning, match="the compiler failed, going on without it") as told:
+    without_caches = torch._inductor.config.patch(force_disable_caches=True)  # monkeypatch cannot put an alias back
+    with without_caches, pytest.warns(UserWarning, match="the compiler failed, going on without it") as told:
         found = [call(torch.full((3,), value)) for value in (1.0, 2.0)]
     torch.testing.assert_close(torch.stack(found), torch.tensor([[4.25] * 3, [5.5] * 3]).sin())
     assert len([warning for warning in told if "train.compile" in str(warning.message)]) == 1

@@ -10,13 +10,14 @@ from forked import in_processes
 from launching import TINY
 from parity.cases import ACCUMULATIONS, AT_ONCE, PENALTIES, Subject, batch_of, critic_of, wanted
 
+from distgan.compiling import compile_or_fall_back
 from distgan.config import load_config
 from distgan.objectives.critic import CriticObjective
 from distgan.parity.check import BOUNDS, REDUCTION_BOUNDS, local_means, settled
 from distgan.parity.measure import error
 from distgan.parity.reference import Batch, Gradients
 from distgan.phases import Inputs, Phase, gradients
-from distgan.runtime import Runtime, compile_or_fall_back
+from distgan.runtime import Runtime
 
 REPETITIONS = 2
 """Some faults are silent in the first update."""
