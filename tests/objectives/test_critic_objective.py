@@ -187,11 +187,11 @@ def test_compiled_is_eager(name, penalty, recwarn):
 
 
 @pytest.mark.slow
-def test_a_machine_without_a_compiler_goes_on_without_and_says_so_once(monkeypatch):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+def test_a_machine_without_a_compiler_goes_on_without_and_says_so_once():
+    # monkeypatch could not put these back
+    changed = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True})
     call = compile_or_fall_back(lambda x: (x * 1.25 + 3).sin())
-    without_caches = torch._inductor.config.patch(force_disable_caches=True)  # monkeypatch cannot put an alias back
-    with without_caches, pytest.warns(UserWarning, match="the compiler failed, going on without it") as told:
+    with changed, pytest.warns(UserWarning, match="the compiler failed, going on without it") as told:
         found = [call(torch.full((3,), value)) for value in (1.0, 2.0)]
     torch.testing.assert_close(torch.stack(found), torch.tensor([[4.25] * 3, [5.5] * 3]).sin())
     assert len([warning for warning in told if "train.compile" in str(warning.message)]) == 1
