@@ -104,7 +104,7 @@ class Convolution:
             by_weight = unfold_mean_pool(by_weight)
         yield by_weight
         if self.layer.bias is not None:
-            yield came_back[: rows.scored].sum((0, 2, 3))
+            yield came_back[: rows.scored].sum((0, 2, 3), dtype=self.layer.bias.dtype)
         _let_go(self)
 
 
@@ -132,7 +132,7 @@ class Linear:
     def gradients(self, rows: Rows) -> Iterator[Tensor]:
         came_in, came_back = _met(self, rows)
         yield came_back.T @ came_in
-        yield came_back[: rows.scored].sum(0)
+        yield came_back[: rows.scored].sum(0, dtype=self.layer.bias.dtype)
         _let_go(self)
 
 
