@@ -97,7 +97,8 @@ class CriticObjective(nn.Module):
         if not self._is_chained:
             return self._whole[0].gradients(real, fake, labels, keys, penalise)
         loss, parts, passed = self._pass(real, fake, labels, keys, penalise)
-        made = dict(zip(map(id, passed.chain.parameters()), passed.gradients(), strict=True))
+        with torch.no_grad():
+            made = dict(zip(map(id, passed.chain.parameters()), passed.gradients(), strict=True))
         return loss, parts, [made[id(parameter)] for parameter in self.parameters()]
 
     @torch.no_grad()
