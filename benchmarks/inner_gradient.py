@@ -89,7 +89,7 @@ class ScaledObjective(CriticObjective):
 
     def __init__(self, critic: nn.Module, scale: float = 1.0) -> None:
         super().__init__(critic)
-        self.scale = scale
+        self.scale, self._is_chained = scale, False
 
     def _input_gradient(self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor) -> Tensor:
         epsilon = randomness.uniform(keys, "epsilon", dtype=real.dtype)

@@ -117,7 +117,10 @@ class TimedTrainer(Trainer):
         self.phases.begin(phase, 0.0)
         part = phase if penalise else dataclasses.replace(phase, arguments=_without_penalty(phase.arguments))
         self.phases.gradients(part, self.reader.newest, 0, reduced=reduced)
-        return self.clock.seconds[name] - before
+        taken = self.clock.seconds[name] - before
+        if phase.scaler.is_enabled():
+            phase.scaler.update()  # it unscales the gradients of an update once
+        return taken
 
 
 def measure(config: Config, runtime: Runtime, dataset: Dataset, outcome: Outcome) -> None:

@@ -183,7 +183,7 @@ class CriticObjective(nn.Module):
         def scaled_sum(x: Tensor) -> Tensor:
             return INNER_SCALE * self._scores(x, labels, keys, roles, one_more=one_more).sum()
 
-        if recomputes(self.critic):
+        if recomputes(self.critic) and torch.is_grad_enabled():
             points.requires_grad_()
             return torch.autograd.grad(scaled_sum(points), points, create_graph=True)[0] / INNER_SCALE
         return torch.func.grad(scaled_sum)(points) / INNER_SCALE

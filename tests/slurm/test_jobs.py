@@ -21,7 +21,7 @@ from distgan.slurm.history import History
 
 pytestmark = pytest.mark.timeout(600)
 
-SLOW = 120
+SLOW = 200
 """Seconds that a start may take until the first step, where other tests have most of the cores."""
 
 
