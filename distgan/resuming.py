@@ -21,6 +21,8 @@ _FREE = (
     "train.micro_batch",
     "train.device",
     "train.compile",
+    "train.cuda_graphs",
+    "train.checkpoint_activations",
     "train.max_time",
     "train.bad_numbers",
     "train.rollbacks",

@@ -213,6 +213,7 @@ def test_on_cuda_precision_launches_and_waiting_have_their_thresholds():
     assert "nothing stands out" in on_cuda(half, busy=0.95)[0] and "another objective" in on_cuda(half, busy=0.95)[1]
     assert "objective.every" not in str(on_cuda([*half, "objective.every=4"]))
     assert "computes in 60% of a step, in 900 kernels: train.compile: true" in on_cuda(half, busy=0.6, launches=900)[0]
-    assert "a larger train.batch_size" in on_cuda([*half, "train.compile=true"], busy=0.6, launches=90)[0]
+    compiled = on_cuda([*half, "train.compile=true"], busy=0.6, launches=90)[0]
+    assert "train.cuda_graphs: true, or a larger train.batch_size" in compiled
     waits = on_cuda(half, busy=0.6, launches=9, **{timed_training.PLAIN_WAITING: 0.4})
     assert "50% of a step waits for pictures" in waits[0] and "kernels" not in str(waits)

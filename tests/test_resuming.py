@@ -38,6 +38,7 @@ def folder(tmp_path):
         {"run_dir": "elsewhere"},
         {"data": {"shards": ["a", "b"], "threads": 7, "cache": "/scratch", "stage": True}},
         {"train": {"length": "99 kimg", "micro_batch": 3, "device": "cpu", "compile": True}},
+        {"train": {"checkpoint_activations": True, "compile": "auto"}},
         {"checkpoint": {"every": "1 h", "keep": 1}, "samples": {"every": "7 steps"}},
         {"tracking": {"every": "1 steps", "wandb": {"mode": "offline", "tags": ["a"]}}},
     ],

@@ -112,7 +112,10 @@ def _device(config: Config, runtime: Runtime, outcomes: Sequence[Outcome]) -> It
     busy = min(each[BUSY] for each in facts)
     waiting = max(each[PLAIN_WAITING] / each[PLAIN] for each in facts)
     if 1 - busy - waiting > 1 - BUSY_SHARE:
-        what = "a larger train.batch_size" if runtime.compiles else "train.compile: true, which launches fewer"
+        what = "train.compile: true, which launches fewer"
+        if runtime.compiles:
+            graphs = "" if config.train.cuda_graphs else "train.cuda_graphs: true, or "
+            what = f"{graphs}a larger train.batch_size"
         launches = facts[0][LAUNCHES]
         yield 1 - busy - waiting, f"the device computes in {busy:.0%} of a step, in {launches:.0f} kernels: {what}"
 
