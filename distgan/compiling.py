@@ -23,11 +23,21 @@ def compile_or_fall_back(function: Callable, *, backend: str = "inductor", graph
                 return _replayed(compiled, args, kwargs) if graphs else compiled(*args, **kwargs)
             except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
                 reason = str(error).strip().splitlines()[0]
-                warnings.warn(f"train.compile: the compiler failed, going on without it: {reason}", stacklevel=2)
+                _warn_once(f"train.compile: the compiler failed, going on without it: {reason}")
                 compiled = None
         return function(*args, **kwargs)
 
     return call
+
+
+_told: set[str] = set()
+"""Of the three functions that a training compiles all may fail for one reason."""
+
+
+def _warn_once(text: str) -> None:
+    if text not in _told:
+        _told.add(text)
+        warnings.warn(text, stacklevel=3)
 
 
 def _replayed(compiled: Callable, args: tuple, kwargs: dict) -> object:

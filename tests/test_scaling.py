@@ -97,7 +97,7 @@ def test_the_report_says_when_it_stops_paying():
 
 def write(folder, world_size: int, lines: list[dict]) -> None:
     folder.mkdir()
-    (folder / "environment.json").write_text(json.dumps([{"world_size": world_size}]))
+    (folder / "environment.json").write_text(json.dumps({"starts": [{"world_size": world_size}]}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -116,6 +116,15 @@ def test_the_step_of_a_run_is_that_of_its_lines_after_the_first(tmp_path):
 def command(monkeypatch, *words: str) -> int:
     monkeypatch.setattr(sys, "argv", ["scaling", *words])
     return main()
+
+
+@pytest.mark.parametrize(
+    "word", ["--images=-3", "--per-node=0", "--inside=0,1", "--overlap=2", "--floor-ms=-5", "--step-ms=inf"]
+)
+def test_numbers_that_make_no_sense_are_bad_usage(monkeypatch, capsys, word):
+    with pytest.raises(SystemExit, match="2"):
+        command(monkeypatch, "--config", str(TINY), "--step-ms", "5", word)
+    assert f"argument {word.split('=')[0]}: " in capsys.readouterr().err
 
 
 def test_the_command_refuses_what_it_cannot_use(monkeypatch, capsys):

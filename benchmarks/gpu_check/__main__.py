@@ -92,6 +92,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"--shards {options.shards}: no such folder")
     if not options.out.resolve().parent.is_dir():
         parser.error(f"--out {options.out}: no folder {options.out.resolve().parent}")
+    if options.out.is_dir():
+        parser.error(f"--out {options.out}: is a folder; give the name of a file")
     return options
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -48,21 +49,43 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", action="append", default=[], metavar="FILE")
     parser.add_argument("--step-ms", type=_positive, help="of a step of one GPU")
-    parser.add_argument("--images", type=int, help="on the GPU in an update of that step (default: train.batch_size)")
+    parser.add_argument("--images", type=_count, help="on the GPU in an update of that step; unset: train.batch_size")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="takes config and step from a run on one GPU")
     parser.add_argument("--inside", type=lambda text: _link(text, INSIDE), default="nvlink4", metavar="LINK")
     parser.add_argument("--between", type=lambda text: _link(text, BETWEEN), default="8xNDR", metavar="LINK")
-    parser.add_argument("--per-node", type=int, default=8)
-    parser.add_argument("--overlap", type=float, default=0.0, help="share of the gradients' reduction that is hidden")
-    parser.add_argument("--floor-ms", type=float, default=0.0, help="a step takes however few its images are")
+    parser.add_argument("--per-node", type=_count, default=8)
+    parser.add_argument("--overlap", type=_share, default=0.0, help="share of the gradients' reduction that is hidden")
+    parser.add_argument("--floor-ms", type=_milliseconds, default=0.0, help="a step takes however few its images are")
     parser.add_argument("--measure", type=int, metavar="N", help="instead: all-reduces between N processes over gloo")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value")
     return parser
 
 
 def _positive(text: str) -> float:
-    if not (value := float(text)) > 0:
-        raise ValueError(text)
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def _milliseconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of milliseconds, 0 or more")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1")
     return value
 
 
@@ -71,6 +94,8 @@ def _link(text: str, known: dict[str, Link]) -> Link:
         return known[text]
     try:
         bandwidth, latency = map(float, text.split(","))
+        if not (0 < bandwidth < math.inf and 0 <= latency < math.inf):
+            raise ValueError(text)
     except ValueError:
         allowed = f"one of {', '.join(known)}, or GB/s and microseconds as in 11,15"
         raise argparse.ArgumentTypeError(f"{text}: {allowed}") from None
@@ -103,7 +128,7 @@ def traffic_of(config: Config) -> Traffic:
 def step_of(run: Path) -> float:
     """Seconds of a step of a run on one process, the first line left out. Raises UserError for any other run."""
     try:
-        starts = json.loads((run / "environment.json").read_text())
+        starts = json.loads((run / "environment.json").read_text())["starts"]
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; --run takes the folder of a run") from None

@@ -23,7 +23,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0; 1 where gradients are wrong or a training fails; 2 for bad usage."""
+    """0; 1 where gradients are wrong, no mode of a case could be timed, or a training fails; 2 for bad usage."""
     options = _options(arguments)
     try:
         return _trainings(options) if options.training else _steps(options)
@@ -46,6 +46,10 @@ def _steps(options: argparse.Namespace) -> int:
         if options.json:  # after each, for who has no patience
             options.json.write_text(json.dumps(report.as_json(head, rates, outcomes), indent=1) + "\n")
     print(report.needs(outcomes, rates), flush=True)
+    for case, outcome in outcomes.items():
+        if untimed := [name for name, result in outcome.results.items() if result.reason]:
+            print(f"benchmarks.step: {case.title}: not timed: {'; '.join(untimed)}", file=sys.stderr)
+    nothing = any(all(outcome.results[name].reason for name in modes) for outcome in outcomes.values())
     wrong = [
         f"{case.title}, {name}"
         for case, outcome in outcomes.items()
@@ -54,7 +58,7 @@ def _steps(options: argparse.Namespace) -> int:
     ]
     if wrong:
         print(f"benchmarks.step: wrong gradients in {'; '.join(wrong)}", file=sys.stderr)
-    return int(bool(wrong))
+    return int(bool(wrong) or nothing)
 
 
 def _rates(device: str, tries: int) -> report.Rates:
@@ -113,6 +117,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"{options.overrides[0]}: an override of what? Give --training too")
     options.device = "cpu" if options.device == "cpu" or not has_cuda else "cuda"
     options.resolutions = options.resolutions or ([32, 64, 128] if options.device == "cpu" else [32, 64, 128, 256])
+    if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
+        parser.error(f"--json {options.json}: a file in a folder that exists")
+    if not options.training and not _cases(options):
+        parser.error("--networks and --resolutions: none of these networks is defined at such a resolution")
     for name in ("batch", "rounds", "steps"):
         if (value := getattr(options, name)) is not None and value < 1:
             parser.error(f"--{name} {value}: must be 1 or more")
