@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import benchmarks.gpu_check
 from benchmarks.gpu_check.parts import FAILED, PARTS, Options, Part
 from benchmarks.tables import cpu_model
 
@@ -80,7 +81,11 @@ def _header(device: str) -> dict:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m benchmarks.gpu_check", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.gpu_check",
+        description=benchmarks.gpu_check.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FILE", help="receives everything, as JSON")
     add("--shards", type=Path, metavar="FOLDER", help="pictures for the training (default: drawn ones)")

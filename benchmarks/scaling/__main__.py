@@ -104,7 +104,7 @@ def _link(text: str, known: dict[str, Link]) -> Link:
 
 def _report(options: argparse.Namespace) -> str:
     files = [str(options.run / "config.yaml")] if options.run else options.config
-    if not files or bool(options.run) == bool(options.step_ms):
+    if not files or bool(options.run) == bool(options.step_ms or options.config):
         raise ConfigError("give --run FOLDER, or --config FILE and --step-ms")
     config = load_config(files, options.overrides)
     seconds = step_of(options.run) if options.run else options.step_ms / 1000

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+import benchmarks.step
 from benchmarks.step import report
 from benchmarks.step.cases import RESOLUTIONS, Case, cases
 from benchmarks.step.counting import rate
@@ -89,7 +90,11 @@ def _trainings(options: argparse.Namespace) -> int:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m benchmarks.step", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.step",
+        description=benchmarks.step.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     known = list(RESOLUTIONS)
     add("--networks", nargs="+", choices=known, default=["dcgan", "resnet"], metavar="NAME", help=", ".join(known))
@@ -107,12 +112,15 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="write all rounds there")
     add("--training", action="store_true", help="instead: the rate of real trainings against that of the bare step")
     add("--config", default="configs/quickstart.yaml", metavar="FILE", help="of the training (%(default)s)")
-    add("--steps", type=int, default=300, help="of each training (%(default)s)")
+    add("--steps", type=int, help="of each training (300)")
     add("overrides", nargs="*", metavar="key.path=value", help="of the training's config")
     options = parser.parse_intermixed_args(arguments)
     has_cuda = torch.cuda.is_available()
     if options.device == "cuda" and not has_cuda:
         parser.error("--device cuda: torch sees no CUDA device here; use auto or cpu")
+    if not options.training and options.steps is not None:
+        parser.error("--steps is of trainings; give --training too")
+    options.steps = options.steps or 300
     if options.overrides and not options.training:
         parser.error(f"{options.overrides[0]}: an override of what? Give --training too")
     options.device = "cpu" if options.device == "cpu" or not has_cuda else "cuda"

@@ -92,6 +92,12 @@ def as_json(head: Mapping[str, str], rates: Rates, outcomes: Outcomes) -> dict:
         "header": dict(head),
         "flop_per_second": {precision: 2 * rate for precision, rate in rates.items()},
         "cases": {case.title: _case(case, outcome) for case, outcome in outcomes.items()},
+        "problems": [
+            f"{case.title}, {name}: {result.reason}"
+            for case, outcome in outcomes.items()
+            for name, result in outcome.results.items()
+            if result.reason
+        ],
     }
 
 

@@ -60,7 +60,13 @@ def compare(config: str, overrides: list[str], steps: int, rounds: int, tell: Ca
         data = load_config([config], overrides).data
         prepare("shapes", None, shards, resolution=data.resolution, channels=data.channels, count=512, workers=1)
         arguments = [*overrides, f"data.shards={shards}", f"train.length={steps} steps"]
-        bare = _Bare(load_config([config], arguments))
+        loaded = load_config([config], arguments)
+        every = loaded.tracking.every.steps(loaded.images_per_step)
+        if sum(step >= steps / _START for step in range(every, steps + 1, every)) < 2:
+            raise UserError(
+                f"{steps} steps are too few for two lines of metrics.jsonl, one every {every}; give more --steps"
+            )
+        bare = _Bare(loaded)
         found = Rates(name, steps)
         for number in range(rounds):
             run = Path(folder, f"run-{number}")
@@ -103,7 +109,5 @@ def _train(config: str, arguments: list[str], run: Path, steps: int) -> float:
         raise UserError(f"the training has failed: {' '.join(command)}\n{done.stderr.strip()}")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if line["step"] >= steps / _START]
-    if len(lines) < 2:
-        raise UserError(f"{steps} steps are too few for two lines of metrics.jsonl; give more --steps")
     first, last = lines[0], lines[-1]
     return 1000 * (last["kimg"] - first["kimg"]) / (last["seconds"] - first["seconds"])

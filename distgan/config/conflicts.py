@@ -158,7 +158,7 @@ def process_conflicts(config: Config, processes: int) -> list[Mistake]:
         *_shares(config, processes),
         *_split_statistics(config, local),
         *_split_groups(config, local),
-        *_split_graphs(config, local),
+        *_split_graphs(config, local, processes),
     ]
 
 
@@ -198,11 +198,19 @@ def _split_groups(config: Config, local: int) -> Iterator[Mistake]:
         )
 
 
-def _split_graphs(config: Config, local: int) -> Iterator[Mistake]:
+def _split_graphs(config: Config, local: int, processes: int) -> Iterator[Mistake]:
     micro = config.train.micro_batch
-    if config.train.cuda_graphs and micro and local > micro:
+    if not config.train.cuda_graphs:
+        return
+    if micro and local > micro:
         yield Mistake(
             "train.cuda_graphs",
             f"true is not possible where train.micro_batch {micro} splits the {local} images of a process: the replay "
             f"of one overwrites the gradients of the other; use at least {local}, or false",
+        )
+    if processes > 1 and "batch" in (config.generator.norm, getattr(config.critic, "norm", "none")):
+        yield Mistake(
+            "train.cuda_graphs",
+            f"true is not possible with batch norm on {processes} processes, which talk to each other in the middle of "
+            "an update; use layer, instance or group norm, or false",
         )

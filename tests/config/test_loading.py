@@ -321,6 +321,8 @@ class TestConflicts:
     def test_a_cuda_graph_is_not_replayed_for_each_micro_batch(self):
         split = config(train={"batch_size": 8, "micro_batch": 4, "cuda_graphs": True}, generator={"norm": "layer"})
         assert [mistake.key for mistake in process_conflicts(split, 1)] == ["train.cuda_graphs"]
+        talking = config(train={"batch_size": 8, "cuda_graphs": True}, generator={"norm": "batch"})
+        assert [len(process_conflicts(talking, processes)) for processes in (1, 2)] == [0, 1]
         assert process_conflicts(split, 2) == []
 
     def test_batch_norm_is_not_split_into_micro_batches(self):
