@@ -104,7 +104,8 @@ def _link(text: str, known: dict[str, Link]) -> Link:
 
 def _report(options: argparse.Namespace) -> str:
     files = [str(options.run / "config.yaml")] if options.run else options.config
-    if not files or bool(options.run) == bool(options.step_ms or options.config):
+    by_hand = bool(options.config and options.step_ms)
+    if by_hand == bool(options.run) or (options.run and (options.config or options.step_ms)):
         raise ConfigError("give --run FOLDER, or --config FILE and --step-ms")
     config = load_config(files, options.overrides)
     seconds = step_of(options.run) if options.run else options.step_ms / 1000
