@@ -122,10 +122,10 @@ def parity(options: Options, seconds: float) -> Part:
 
 
 def _together(found: dict[str, dict], seconds: float) -> Part:
-    failed = [name for name, one in found.items() if one["state"] == FAILED]
+    failed = [f"{name} ({one['reason']})" for name, one in found.items() if one["state"] == FAILED]
     skipped = [name for name, one in found.items() if one["state"] == SKIPPED]
     if failed:
-        return Part(FAILED, f"failed: {', '.join(failed)}", seconds, found)
+        return Part(FAILED, "; ".join(failed), seconds, found)
     if skipped:
         return Part(FAILED, f"no time left for: {', '.join(skipped)}", seconds, found)
     return Part(OK, "", seconds, found)

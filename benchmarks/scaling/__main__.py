@@ -17,7 +17,9 @@ import json
 import math
 import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -46,7 +48,9 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", action="append", default=[], metavar="FILE")
     parser.add_argument("--step-ms", type=_positive, help="of a step of one GPU")
     parser.add_argument("--images", type=_count, help="on the GPU in an update of that step; unset: train.batch_size")
@@ -127,17 +131,19 @@ def traffic_of(config: Config) -> Traffic:
 
 
 def step_of(run: Path) -> float:
-    """Seconds of a step of a run on one process, the first line left out. Raises UserError for any other run."""
+    """Seconds of a step of a run on one process, between two lines of it. Raises UserError for any other run."""
     try:
         starts = json.loads((run / "environment.json").read_text())["starts"]
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}; --run takes the folder of a run") from None
+    except (OSError, ValueError, KeyError) as error:
+        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else f"{run}: damaged ({error})"
+        raise UserError(f"{why}; --run takes the folder of a run") from None
     if starts[-1]["world_size"] != 1:
         raise UserError(f"{run}: its last start had {starts[-1]['world_size']} processes; take a run on one GPU")
     if len(lines) < 2:
         raise UserError(f"{run}: {len(lines)} lines of metrics say nothing of a step; it takes 2 and more")
-    return (lines[-1]["seconds"] - lines[0]["seconds"]) / (lines[-1]["step"] - lines[0]["step"])
+    # the median, as a later start compiles between two lines too
+    return median((new["seconds"] - old["seconds"]) / (new["step"] - old["step"]) for old, new in pairwise(lines))
 
 
 def report(model: Model, batch: int) -> str:

@@ -132,12 +132,14 @@ def _compiled(config: Config) -> Iterator[Mistake]:
             "train.checkpoint_activations",
             "true is not possible with train.compile true, which decides itself what is kept; use train.compile false",
         )
-    if train.cuda_graphs and (train.compile is False or train.device == "cpu" or train.checkpoint_activations):
-        yield Mistake(
-            "train.cuda_graphs",
-            "true needs compiled code on CUDA; use train.compile true, train.device cuda and "
-            "train.checkpoint_activations false, or leave it out",
-        )
+    needed = {
+        "train.compile true": train.compile is False,
+        "train.device cuda": train.device == "cpu",
+        "train.checkpoint_activations false": train.checkpoint_activations,
+    }
+    if train.cuda_graphs and any(needed.values()):
+        missing = " and ".join(name for name, lacks in needed.items() if lacks)
+        yield Mistake("train.cuda_graphs", f"true needs compiled code on CUDA; use {missing}, or leave it out")
 
 
 def _group(config: Config) -> int:
