@@ -98,6 +98,7 @@ def test_a_step_does_not_wait_for_cuda(shapes_shards, tmp_path, settings):
 
 def compile_once(rank: int, shards: Path, folder: Path) -> str:
     """A compiled run over lines and held-out pictures, in which nothing may be compiled a second time."""
+    torch._dynamo.reset()  # of what other tests of the process that was forked have compiled
     torch._dynamo.config.error_on_recompile = True
     torch._dynamo.config.suppress_errors = False
     runtime.compile_or_fall_back = partial(compile_or_fall_back, backend="aot_eager")  # code of its own takes longer
