@@ -22,7 +22,7 @@ def compile_or_fall_back(function: Callable, *, backend: str = "inductor", graph
             try:
                 return _replayed(compiled, args, kwargs) if graphs else compiled(*args, **kwargs)
             except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-                reason = str(error).strip().splitlines()[0]
+                reason = " ".join(str(error).strip().splitlines()[:2])  # the first may say no more than which compiler
                 _warn_once(f"train.compile: the compiler failed, going on without it: {reason}")
                 compiled = None
         return function(*args, **kwargs)
