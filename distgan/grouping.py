@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-_APART = ("run_dir", "seed", "checkpoint", "samples", "tracking")
+_APART = ("run_dir", "seed", "checkpoint", "samples", "evaluate", "tracking")
 """Keys and sections that say where a run goes and what is told of it, and not what is learned."""
 _PLACES = (
     *("data.shards", "data.threads", "data.tier", "data.cache", "data.cache_size", "data.stage", "data.allow_shell"),

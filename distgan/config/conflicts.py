@@ -9,6 +9,16 @@ from distgan.config.schema import Config
 
 GRADIENT_PENALTIES = ("gp", "lp", "r1", "r2", "r1r2")
 
+MEASURED_BY = {
+    "precision_own": "precision_recall_own",
+    "recall_own": "precision_recall_own",
+    "modes_kl": "modes",
+    "label_accuracy": "modes",
+    "precision": "precision_recall",
+    "recall": "precision_recall",
+}
+"""Of what evaluate/NAME tells, the metric that measures it, where it has another name."""
+
 
 class Mistake(NamedTuple):
     """One thing wrong: the key, and a clause that says the value, what is allowed and the way out."""
@@ -115,6 +125,22 @@ def _best(config: Config) -> Iterator[Mistake]:
             "checkpoint.best",
             "generator/diversity is not measured with tracking.watch false; use true, or another metric",
         )
+    yield from _evaluated(config)
+
+
+def _evaluated(config: Config) -> Iterator[Mistake]:
+    """Evaluations that something needs and that there are not."""
+    best, evaluate = config.checkpoint.best or "", config.evaluate
+    kind, _, name = best.partition("/")
+    needed = MEASURED_BY.get(name, name)
+    if kind == "evaluate" and evaluate.every is None:
+        yield Mistake("checkpoint.best", f"{best} needs evaluate.every, which is not set; set it, or another metric")
+    elif kind == "evaluate" and needed not in evaluate.metrics:
+        yield Mistake("checkpoint.best", f"{best} is not measured; add {needed} to evaluate.metrics")
+    if best == "evaluate/label_accuracy" and not config.data.classes:
+        yield Mistake("checkpoint.best", f"{best} needs a class that was asked for; set data.classes")
+    if evaluate.every is not None and config.data.order == "resampled":
+        yield Mistake("evaluate.every", "needs shards with an index, which data.order resampled reads without one")
 
 
 def _reduce(config: Config) -> Iterator[Mistake]:

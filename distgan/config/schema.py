@@ -137,6 +137,18 @@ class Objective(Section):
     """With penalty clip: critic weights are clamped to [-clip, clip] after each update (c of WGAN)."""
 
 
+Measure = Literal[
+    "swd",
+    "ms_ssim",
+    "fd_own",
+    "precision_recall_own",
+    "modes",
+    "fid",
+    "kid",
+    "inception_score",
+    "precision_recall",
+]
+
 Metric = Literal[
     "critic/loss",
     "critic/wasserstein",
@@ -144,6 +156,19 @@ Metric = Literal[
     "critic/grad_norm_mean",
     "generator/loss",
     "generator/diversity",
+    "evaluate/swd",
+    "evaluate/ms_ssim",
+    "evaluate/fd_own",
+    "evaluate/precision_own",
+    "evaluate/recall_own",
+    "evaluate/modes",
+    "evaluate/modes_kl",
+    "evaluate/label_accuracy",
+    "evaluate/fid",
+    "evaluate/kid",
+    "evaluate/inception_score",
+    "evaluate/precision",
+    "evaluate/recall",
 ]
 
 
@@ -157,7 +182,8 @@ class Checkpoint(Section):
     keep_every: Progress | None = None
     """Of each such stretch of training the first checkpoint is kept for ever: `"10000 steps"`."""
     best: Metric | None = None
-    """The checkpoint at which this metric was best is kept too, by its newest line in metrics.jsonl."""
+    """The checkpoint at which this metric was best is kept too, by its newest line in metrics.jsonl; with one of
+    evaluate/ every evaluation has a checkpoint, and only those are judged."""
     best_is: Literal["lowest", "highest"] = "lowest"
     """Which value of `best` is the best."""
 
@@ -169,6 +195,20 @@ class Samples(Section):
     """Between two sample grids."""
     count: Count = 64
     """Pictures in a grid."""
+
+
+class Evaluate(Section):
+    """How good the pictures are, measured on all processes, and the same for any number of them."""
+
+    every: Progress | None = None
+    """Between two evaluations, of which the last step has one too; each has a line of metrics.jsonl. Unset: none."""
+    metrics: list[Measure] = ["swd", "ms_ssim"]
+    """swd and ms_ssim (Progressive GAN) need no weights; fd_own, precision_recall_own and modes take a classifier that
+    is trained on the labelled shards; fid, kid, inception_score and precision_recall take Inception's weights."""
+    count: Annotated[int, Field(ge=2)] = 10_000
+    """Pictures that are generated for it, and real ones at most that they are compared with."""
+    inception: str | None = None
+    """File of Inception's weights. Unset: from the cache of torch.hub, else downloaded into it."""
 
 
 def _tag(value: str) -> str:
@@ -227,6 +267,7 @@ class Config(Section):
     critic: Critic
     checkpoint: Checkpoint = Checkpoint()
     samples: Samples = Samples()
+    evaluate: Evaluate = Evaluate()
     tracking: Tracking = Tracking()
 
     @property

@@ -237,6 +237,25 @@ class TestMistakes:
                 {"checkpoint": {"best": "generator/diversity"}, "tracking": {"watch": False}},
                 "checkpoint.best: generator/diversity is not measured with tracking.watch false; use true, or another",
             ),
+            (
+                {"checkpoint": {"best": "evaluate/swd"}},
+                "checkpoint.best: evaluate/swd needs evaluate.every, which is not set; set it, or another metric",
+            ),
+            (
+                {"checkpoint": {"best": "evaluate/recall_own"}, "evaluate": {"every": "10 steps"}},
+                "checkpoint.best: evaluate/recall_own is not measured; add precision_recall_own to evaluate.metrics",
+            ),
+            (
+                {
+                    "checkpoint": {"best": "evaluate/label_accuracy"},
+                    "evaluate": {"every": "10 steps", "metrics": ["modes"]},
+                },
+                "checkpoint.best: evaluate/label_accuracy needs a class that was asked for; set data.classes",
+            ),
+            (
+                {"evaluate": {"every": "10 steps"}, "data": {"order": "resampled"}},
+                "evaluate.every: needs shards with an index, which data.order resampled reads without one",
+            ),
             ({"seed": "x" * 99}, f"seed: {'x' * 56!r}"[:-1] + "... is not allowed"),
         ],
     )
