@@ -105,7 +105,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, channels: int, directions: range, s
     """
     if a.shape != b.shape or a.ndim != 3:
         raise ValueError(f"patches [N, P, K] of as many pictures are compared, not {list(a.shape)}, {list(b.shape)}")
-    vectors = _directions(directions, a.shape[2], seed).to(a)
+    vectors = _directions(directions, a.shape[2], seed).to(a.device)
     a, b = (x.flatten(0, 1) for x in (a, b))
     moments = _moments(a, channels), _moments(b, channels)
     few = max(1, _PROJECTION_BYTES // (4 * len(a)))
@@ -123,7 +123,7 @@ def _directions(numbers: range, size: int, seed: int) -> Tensor:
 
 
 def _moments(patches: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """(means, factors), float32 [K] both: what is taken from each component, and what it is then multiplied by."""
+    """(means, factors), float64 [K] both: what is taken from each component, and what it is then multiplied by."""
     total, squares = (torch.zeros(patches.shape[1], dtype=torch.float64, device=patches.device) for _ in range(2))
     for block in patches.split(_ROWS):
         wide = block.to(torch.float64)
@@ -133,14 +133,15 @@ def _moments(patches: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     variance = square - mean.square()
     factor = torch.where(variance > 1e-12 * square, variance.rsqrt(), 0)  # else it is rounding
     pixels = patches.shape[1] // channels
-    return mean.repeat_interleave(pixels).to(patches), factor.repeat_interleave(pixels).to(patches)
+    return mean.repeat_interleave(pixels), factor.repeat_interleave(pixels)
 
 
 def _projections(patches: Tensor, mean: Tensor, factor: Tensor, directions: Tensor) -> Tensor:
-    """[D, M] of patches [M, K], normalised, onto directions [D, K]."""
+    """float32 [D, M] of patches [M, K], normalised, onto directions [D, K]. The products are float64: neither TF32 nor
+    autocast touches those, and once rounded they are the same for every device."""
     found = patches.new_empty(len(directions), len(patches))
     for start in range(0, len(patches), _ROWS):
-        block = (patches[start : start + _ROWS] - mean) * factor
+        block = (patches[start : start + _ROWS].to(torch.float64) - mean) * factor
         found[:, start : start + _ROWS] = directions @ block.T
     return found
 
