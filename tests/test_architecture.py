@@ -27,7 +27,7 @@ STOREYS = [
     ["compiling"],
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
     ["sampling", "phases", "slurm"],
-    ["collapse", "compare", "evidence", "parity", "reading"],
+    ["collapse", "compare", "evaluation", "evidence", "parity", "reading"],
     ["measurements", "recorder", "restoring"],
     ["trainer"],
     ["doctor"],

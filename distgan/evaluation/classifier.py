@@ -62,8 +62,8 @@ def train(dataset: Indexed, device: torch.device, moved: Callable[[], None]) -> 
     """The weights on the host, with the labels that its outputs stand for as `classes`, int64 [K], and the accuracy on
     the tenth of the pictures that it was not trained on.
 
-    A function of the pictures on one kind of device: initial weights and order are drawn by hash, and the gradient of an
-    update is summed over parts of fixed size, one thread each.
+    A function of the pictures on one kind of device: initial weights and order are drawn by hash, and the gradient of
+    an update is summed over parts of fixed size, one thread each.
     """
     samples = labelled(dataset)
     most = _MOST_BYTES // (dataset.data.channels * dataset.data.resolution**2)

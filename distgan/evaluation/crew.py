@@ -95,8 +95,8 @@ class Crew:
         return everywhere.transpose(0, 1).flatten(0, 2)[:count]
 
     def main(self, work: Callable[[Callable[[], None]], T]) -> T:
-        """What `work` returns on the main process, which alone does it, on all. It is given the sign of life; the others
-        give theirs as often afterwards."""
+        """What `work` returns on the main process, which alone does it, on all. It is given the sign of life; the
+        others give theirs as often afterwards."""
         times = 0
 
         def moved() -> None:

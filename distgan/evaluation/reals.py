@@ -38,11 +38,18 @@ class Reals:
         order = randomness.permutation(randomness.key("evaluate", "reals"), len(train)).numpy()
         self.samples: np.ndarray = train[order]
         self.compared, self.half = min(count, len(train)), min(count, len(train) // 2)
+        self._compared: Share | None = None
 
     @property
     def labels(self) -> Tensor:
         """Of `samples`: int64 [n], -1 without one."""
         return torch.from_numpy(self.dataset.shards.samples["label"][self.samples].astype(np.int64))
+
+    def compared_share(self, crew: Crew) -> Share:
+        """Those that a generator's are compared with, kept from the first call on."""
+        if self._compared is None:
+            self._compared = self.share(crew, 0, self.compared)
+        return self._compared
 
     def share(self, crew: Crew, start: int, count: int) -> Share:
         """Pictures `start` and on, read by the processes whose blocks they are. Raises ReadError."""
