@@ -45,6 +45,7 @@ HOMES = {
     "plotly": ("compare/page.py",),
     "jinja2": ("compare/page.py",),
     "accelerate": ("runtime.py", "trainer.py"),
+    "torch_fidelity": ("evaluation/inception.py",),
 }
 """The only places that may import a library."""
 WORLDLY = ("torch.distributed", "os", "pathlib", "accelerate", "subprocess", "io", "shutil")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from distgan.config import Config
 from distgan.data.dataset import Dataset
-from distgan.evaluation import own
+from distgan.errors import ConfigError
 from distgan.evaluation.crew import Crew, block_of
 from distgan.evaluation.family import Family
 from distgan.evaluation.own import Own
@@ -20,6 +20,9 @@ from distgan.evaluation.store import Store
 from distgan.runtime import Runtime
 from distgan.sampling.fixed import evaluating
 from distgan.trouble import tell
+
+_FEWEST = {"precision_recall_own": 4, "precision_recall": 4, "inception_score": 10}
+"""Pictures without which a metric is not defined: its third neighbour, its ten parts."""
 
 
 def _still() -> None:
@@ -39,6 +42,7 @@ class Evaluator:
         self._config, self._runtime = config, runtime
         self._reals = Reals(dataset, config.evaluate.count)
         self._asked = list(dict.fromkeys(config.evaluate.metrics))
+        _check_count(config.evaluate.count, self._asked)
         self._families: list[Family] | None = None
         self.left_out: list[str] = []
         """Of evaluate.metrics, what cannot be measured here; known once it is prepared."""
@@ -82,7 +86,8 @@ class Evaluator:
         families = {
             ("swd",): lambda asked: Sliced(reals, store),
             ("ms_ssim",): lambda asked: Similarity(),
-            own.NAMES: lambda asked: Own(asked, reals, store),
+            ("fd_own", "precision_recall_own", "modes"): lambda asked: Own(asked, reals, store),
+            ("fid", "kid", "inception_score", "precision_recall"): lambda asked: self._inception(asked, store),
         }
         found = []
         for names, make in families.items():
@@ -90,9 +95,21 @@ class Evaluator:
                 found.append((asked, make(asked)))
         return found
 
+    def _inception(self, asked: list[str], store: Store) -> Family:
+        from distgan.evaluation.inception import Inception  # torch-fidelity takes a second to load
+
+        return Inception(asked, self._reals, store, self._config.evaluate.inception)
+
     def _labels(self) -> Tensor | None:
         """int64 [count]."""
         if not self._config.data.classes:
             return None
         labels = self._reals.labels[: self._reals.compared]
         return labels.repeat(-(-self._config.evaluate.count // len(labels)))[: self._config.evaluate.count]
+
+
+def _check_count(count: int, asked: list[str]) -> None:
+    """Raises ConfigError."""
+    for name in asked:
+        if count < _FEWEST.get(name, 0):
+            raise ConfigError(f"evaluate.count: {count} pictures are too few for {name}; use {_FEWEST[name]} or more")

@@ -18,7 +18,6 @@ from distgan.metrics.modes import coverage
 from distgan.metrics.neighbours import precision_recall
 from distgan.trouble import tell
 
-NAMES = ("fd_own", "precision_recall_own", "modes")
 _RECIPE = 1
 """Of the classifier: another one where the same pictures would give another."""
 

@@ -21,7 +21,7 @@ FOLDER = "evaluation"
 _VERSION = 1
 """Another one where the same name would mean something else."""
 _FACTS = "distgan.evaluation"
-"""In the header: facts and digest, as JSON."""
+"""In the header: facts and seal, as JSON."""
 
 
 class Kept(NamedTuple):
@@ -65,7 +65,7 @@ class Store:
     def save(self, name: str, tensors: dict[str, Tensor], facts: dict) -> Path | None:
         """Into the first folder that takes it; where none does that is told, and the next start makes it again."""
         tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
-        content = save(tensors, {_FACTS: json.dumps({"facts": facts, "digest": digest(tensors)})})
+        content = save(tensors, {_FACTS: json.dumps({"facts": facts, "seal": _seal(tensors, facts)})})
         for folder in self.folders:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -87,11 +87,15 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return found.hexdigest()
 
 
+def _seal(tensors: dict[str, Tensor], facts: dict) -> str:
+    return hashlib.blake2b(f"{json.dumps(facts)} {digest(tensors)}".encode(), digest_size=16).hexdigest()
+
+
 def _parse(content: bytes) -> Kept:
     """Raises SafetensorError, ValueError, KeyError or TypeError where it is not what `save` wrote."""
     tensors = load(content)
     size = int.from_bytes(content[:8], "little")
     header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][_FACTS])
-    if header["digest"] != digest(tensors):
+    if header["seal"] != _seal(tensors, header["facts"]):
         raise ValueError("its content is not what was written")
     return Kept(tensors, header["facts"])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
-from evaluated import config_of, evaluator_of
+from evaluated import config_of, copied, evaluator_of
 
 from distgan.data.prepare import prepare
 
@@ -22,5 +21,5 @@ def known_shards(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def own_shards(known_shards, tmp_path) -> Path:
-    """A copy that a test may change."""
-    return Path(shutil.copytree(known_shards, tmp_path / "shards"))
+    """A copy that a test may change, with the classifier alone beside it."""
+    return copied(known_shards, tmp_path / "shards")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -19,6 +20,15 @@ def config_of(shards: Path, metrics: str, *overrides: str) -> Config:
     """A run over `shards`, evaluated on 120 pictures."""
     settings = [f"data.shards={shards}", "data.resolution=16", "data.channels=1", "run_dir=none", "train.device=cpu"]
     return load_config([TINY], [*settings, f"evaluate.metrics=[{metrics}]", "evaluate.count=120", *overrides])
+
+
+def copied(shards: Path, to: Path) -> Path:
+    """Shards of which nothing but the classifier is known."""
+    shutil.copytree(shards, to)
+    for kept in (to / "evaluation").iterdir():
+        if not kept.name.startswith("classifier"):
+            kept.unlink()
+    return to
 
 
 def runtime_of(config: Config) -> Runtime:

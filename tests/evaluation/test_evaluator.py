@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from evaluated import Fixed, config_of, evaluated, evaluator_of, runtime_of
+from evaluated import Fixed, config_of, copied, evaluated, evaluator_of, runtime_of
 from forked import in_processes
 from torch.nn import functional
 
@@ -19,9 +19,7 @@ ALL_OF_OURS = "swd,ms_ssim,fd_own,precision_recall_own,modes"
 def test_any_number_of_processes_finds_the_same_to_the_bit(known_shards, tmp_path):
     found = {}
     for processes in (1, 2, 3):
-        shards = shutil.copytree(known_shards, tmp_path / f"shards {processes}")
-        for kept in (shards / "evaluation").glob("[!c]*"):  # all but the classifier is measured anew
-            kept.unlink()
+        shards = copied(known_shards, tmp_path / f"shards {processes}")  # the reals are measured anew
         config = config_of(shards, ALL_OF_OURS, "data.classes=4", "train.batch_size=6")
         members = in_processes(processes, tmp_path / str(processes), evaluated, config)
         assert all(member == members[0] for member in members), "processes differ, or gave signs of life unequally"
