@@ -14,6 +14,7 @@ from torch_fidelity import feature_extractor_inceptionv3
 
 from distgan.assembly import make_generator
 from distgan.errors import ConfigError
+from distgan.evaluation import inception
 from distgan.evaluation.crew import Crew
 from distgan.evaluation.inception import FILE, weights
 from distgan.evaluation.shares import drawn
@@ -50,7 +51,11 @@ def nothing_there(monkeypatch, tmp_path) -> Path:
     return tmp_path / "hub" / "hub" / "checkpoints"
 
 
-def test_values_are_those_of_torch_fidelity(known_shards, random_weights):
+@pytest.mark.parametrize("layer", [192, pytest.param(2048, marks=pytest.mark.long)])
+def test_values_are_those_of_torch_fidelity(known_shards, random_weights, monkeypatch, layer):
+    """Of 2,048 features its FID takes half a minute."""
+    monkeypatch.setattr(inception, "_LAYERS", [str(layer), "logits_unbiased"])
+    monkeypatch.setattr(inception.InceptionExtractor, "width", layer)
     config = config_of(known_shards, OF_INCEPTION, f"evaluate.inception={random_weights}", f"evaluate.count={COUNT}")
     evaluator = evaluator_of(config)
     generator = runtime_of(config).place(make_generator(config)).eval()
@@ -63,6 +68,7 @@ def test_values_are_those_of_torch_fidelity(known_shards, random_weights):
         input2=Pictures(reals),
         **{"fid": True, "kid": True, "isc": True, "prc": True, "kid_subset_size": COUNT},
         feature_extractor="inception-v3-compat",  # of precision and recall too
+        **{f"feature_layer_{name}": str(layer) for name in ("fid", "kid", "prc")},
         feature_extractor_weights_path=str(random_weights),
         **{"cuda": False, "cache": False, "verbose": False, "batch_size": COUNT},
     )
