@@ -12,6 +12,7 @@ from forked import in_processes
 from torch.nn import functional
 
 from distgan.assembly import make_generator
+from distgan.evaluation import classifier
 
 ALL_OF_OURS = "swd,ms_ssim,fd_own,precision_recall_own,modes"
 
@@ -29,7 +30,8 @@ def test_any_number_of_processes_finds_the_same_to_the_bit(known_shards, tmp_pat
     assert found[1] == found[2] == found[3]
 
 
-def test_the_classifier_is_the_same_for_any_number_of_processes(known_shards, tmp_path):
+def test_the_classifier_is_the_same_for_any_number_of_processes(known_shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "_EPOCHS", 2)
     kept = []
     for processes in (1, 2):
         shards = shutil.copytree(known_shards, tmp_path / f"shards {processes}")

@@ -20,7 +20,7 @@ from distgan.evaluation.inception import FILE, weights
 from distgan.evaluation.shares import drawn
 
 OF_INCEPTION = "fid,kid,inception_score,precision_recall"
-COUNT = 12
+COUNT = 10
 
 
 class Untrained(feature_extractor_inceptionv3.FeatureExtractorInceptionV3):
