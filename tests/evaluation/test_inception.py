@@ -9,20 +9,16 @@ from urllib.error import URLError
 import pytest
 import torch
 import torch_fidelity
-from evaluated import config_of, copied, evaluator_of, runtime_of
+from evaluated import config_of, copied, evaluated, evaluator_of, runtime_of
 from forked import in_processes
 from torch_fidelity import feature_extractor_inceptionv3
 
 from distgan.assembly import make_generator
-from distgan.config import Config
-from distgan.data.dataset import open_dataset
 from distgan.errors import ConfigError
 from distgan.evaluation import inception
 from distgan.evaluation.crew import Crew
-from distgan.evaluation.evaluator import Evaluator
 from distgan.evaluation.inception import FILE, weights
 from distgan.evaluation.shares import drawn
-from distgan.runtime import Runtime
 
 OF_INCEPTION = "fid,kid,inception_score,precision_recall"
 COUNT = 10
@@ -141,14 +137,6 @@ def test_too_few_pictures_for_a_metric_are_refused(known_shards):
         evaluator_of(config_of(known_shards, "inception_score", "evaluate.count=9"))
 
 
-def evaluated_by_inception(rank: int, config: Config) -> dict[str, float]:
-    runtime = Runtime(config)
-    evaluator = Evaluator(config, runtime, open_dataset(config.data))
-    found = evaluator.measure(runtime.place(make_generator(config)))
-    runtime.close()
-    return found
-
-
 @pytest.mark.long
 def test_two_processes_find_what_one_does_to_the_bit(known_shards, random_weights, tmp_path):
     found = []
@@ -156,5 +144,5 @@ def test_two_processes_find_what_one_does_to_the_bit(known_shards, random_weight
         shards = copied(known_shards, tmp_path / f"shards {processes}")
         settings = [f"evaluate.inception={random_weights}", "evaluate.count=60"]
         config = config_of(shards, OF_INCEPTION, *settings)
-        found += in_processes(processes, tmp_path / str(processes), evaluated_by_inception, config, seconds=250)
+        found += in_processes(processes, tmp_path / str(processes), evaluated, config, seconds=250)
     assert found[0] == found[1] == found[2]
