@@ -60,6 +60,7 @@ class TestTheDistributions:
         assert radius[-1] == pytest.approx(4.5 * math.pi, abs=0.01)
         turned = torch.stack([radius.cos(), radius.sin()], dim=1) * radius[:, None]
         assert torch.allclose(turned, places, atol=1e-3)
+        assert ROLL.deviation * 7.5 == pytest.approx(0.25)
         across = torch.cdist(ROLL.draw(KEYS), ROLL.places()).min(dim=1).values / ROLL.deviation
         assert across.square().mean().sqrt() == pytest.approx(1.0, abs=0.02)
         assert (across < 2).double().mean() == pytest.approx(0.9545, abs=0.01)
