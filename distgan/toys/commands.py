@@ -52,7 +52,7 @@ def _add_plane(toys: argparse._SubParsersAction) -> None:
         "plane",
         help="points in the plane",
         description="Trains generators of points in the plane (WGAN-GP, figure 1), measures the exact Wasserstein "
-        "distance and the modes covered, and draws all on the critic's surface. Less than a minute on a core for each.",
+        "distance and the modes covered, and draws all on the critic's surface. About a minute on one core for each.",
     )
     plane.set_defaults(action=run_plane)
     add = plane.add_argument
