@@ -61,4 +61,8 @@ EXPERIMENTS = {
     "celeba64_nearest": Experiment("celeba64", "celeba64", (*_CELEBA, "generator.upsample=nearest"), _PLAIN),
 }
 """In the order in which they are run."""
+
+CHECKERED = ("celeba64", "celeba64_nearest")
+"""Those whose pictures' spectra are looked at."""
+
 COMMON = ("checkpoint.keep=100", "train.precision=bf16")

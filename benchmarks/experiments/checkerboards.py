@@ -1,4 +1,4 @@
-"""The checkerboard in the spectrum of what a run's generator draws: before training, at checkpoints, and of the reals."""
+"""The checkerboard in the spectrum of what a run's generator draws: before training, at checkpoints, and of reals."""
 
 from __future__ import annotations
 

@@ -25,16 +25,17 @@ def machine(processes: int) -> dict[str, object]:
 
 
 def facts(name: str, config: Config, run: Path) -> dict[str, object]:
-    """Of a training: its size, its time, and each loss as mean and standard deviation over the last quarter of its
-    lines."""
+    """Of a training: its size, its time, its losses at the first and at the last line, and each as mean and standard
+    deviation over the last quarter of the lines."""
     lines = list(read_lines(RunFolder(run).metrics))
     late = lines[-max(1, len(lines) // _LAST) :]
+    first, last = lines[0], lines[-1]
     return {
         "config": EXPERIMENTS[name].config,
-        "steps": lines[-1]["step"],
-        "kimg": lines[-1]["kimg"],
-        "seconds": lines[-1]["seconds"],
         "seed": config.seed,
+        **{key: last[key] for key in ("step", "kimg", "seconds")},
+        "first": {metric: first.get(metric) for metric in LOSSES},
+        "last": {metric: last.get(metric) for metric in LOSSES},
         "late": {metric: _spread(line[metric] for line in late if line.get(metric) is not None) for metric in LOSSES},
     }
 
@@ -44,14 +45,48 @@ def _spread(values: Iterable[float]) -> dict[str, float] | None:
     return {"mean": statistics.fmean(found), "std": statistics.pstdev(found)} if found else None
 
 
-def of_trainings(found: Mapping[str, dict]) -> str:
-    """A row for each run."""
-    rows = [("run", "steps", "kimg", "seconds", "critic/loss", "generator/loss", "critic/wasserstein")]
+def tables(found: Mapping[str, dict]) -> str:
+    """All of docs/results.md, from the facts of runs by name."""
+    return "\n\n".join([_of_trainings(found), _of_evaluations(found), _of_checkerboards(found)])
+
+
+def _of_trainings(found: Mapping[str, dict]) -> str:
+    told = ("critic/loss", "generator/loss", "critic/wasserstein")
+    rows = [("run", "steps", "kimg", "seconds", *(f"{metric}, last quarter" for metric in told))]
     for name, fact in found.items():
-        losses = [_told(fact["late"][metric]) for metric in ("critic/loss", "generator/loss", "critic/wasserstein")]
-        rows.append((f"`{name}`", f"{fact['steps']:,}", f"{fact['kimg']:.0f}", f"{fact['seconds']:.0f}", *losses))
+        losses = [_with_spread(fact["late"][metric]) for metric in told]
+        rows.append((f"`{name}`", f"{fact['step']:,}", f"{fact['kimg']:.0f}", f"{fact['seconds']:.0f}", *losses))
     return grid(rows)
 
 
-def _told(spread: Mapping[str, float] | None) -> str:
+def _of_evaluations(found: Mapping[str, dict]) -> str:
+    """A row for each checkpoint; a floor is what as many other real pictures come to."""
+    rows = [("run", "kimg", "wasserstein", "swd", "fd_own", "modes", "modes_kl", "label_accuracy", "ms_ssim")]
+    for name, fact in found.items():
+        for one in fact["evaluations"]:
+            rows.append((f"`{name}`", f"{one['kimg']:.0f}", _number(one["wasserstein"]), *_measured(one["metrics"])))
+    return grid(rows)
+
+
+def _measured(metrics: Mapping[str, float]) -> list[str]:
+    def with_floor(metric: str) -> str:
+        floor = metrics.get(f"{metric}_floor")
+        return _number(metrics.get(metric)) + ("" if floor is None else f" ({_number(floor)})")
+
+    plain = ("modes", "modes_kl", "label_accuracy", "ms_ssim")
+    return [with_floor("swd"), with_floor("fd_own"), *(_number(metrics.get(metric)) for metric in plain)]
+
+
+def _of_checkerboards(found: Mapping[str, dict]) -> str:
+    rows = [("run", "step", "checkerboard")]
+    for name, fact in found.items():
+        rows += [(f"`{name}`", step, f"{value:.3f}") for step, value in fact.get("checkerboard", {}).items()]
+    return grid(rows)
+
+
+def _with_spread(spread: Mapping[str, float] | None) -> str:
     return "" if spread is None else f"{spread['mean']:.3f} ± {spread['std']:.3f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -29,22 +30,35 @@ class Bench:
     def prepare(self, source: str) -> None:
         """Writes the shards. Raises UserError without an archive."""
         kind, pattern, options = SOURCES[source]
-        if (self._shards(source) / "index.json").is_file():
+        shards = self._shards(source)
+        if (shards / "index.json").is_file():
             return
         archive = min(self.archives.glob(pattern), default=None)
         if archive is None:
             raise UserError(f"{self.archives}: no {pattern} in it, of which {source} is made; give another --data")
-        _call([*_distgan(), "prepare", kind, archive, *options, "--out", self._shards(source)])
+        _call([sys.executable, ROOT / "distgan" / "cli.py", "prepare", kind, archive, *options, "--out", shards])
 
     def train(self, name: str) -> None:
         """Trains, or goes on training."""
-        run, case = self.run(name), EXPERIMENTS[name]
-        config = load_config([_file(case)], self._overrides(name))
-        if RunFolder(run).checkpoint(config.total_steps).is_dir():
+        if RunFolder(self.run(name)).checkpoint(self.config(name).total_steps).is_dir():
             return
+        case = EXPERIMENTS[name]
+        _call([*self._launch("train.py"), "--config", _file(case), *self._overrides(name)])
+
+    def evaluate(self, name: str, count: int) -> list[dict]:
+        """Of every checkpoint step, kimg and metrics, over `count` pictures."""
+        told = self.out / "evaluations" / f"{name}-{self.config(name).total_steps}-{count}.json"
+        if not told.is_file():
+            metrics = ",".join(EXPERIMENTS[name].metrics)
+            command = [*self._launch("cli.py"), "evaluate", self.run(name)]
+            _call([*command, "--all", "--metrics", metrics, "--count", count, "--json", told])
+        return json.loads(told.read_text())["evaluations"]
+
+    def _launch(self, script: str) -> list[object]:
+        """A script of distgan on the processes asked for."""
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "launch" / "cpu.yaml"]
         launch = [*launcher, "--num_processes", self.processes] if self.processes > 1 else [sys.executable]
-        _call([*launch, ROOT / "distgan" / "train.py", "--config", _file(case), *self._overrides(name)])
+        return [*launch, ROOT / "distgan" / script]
 
     def config(self, name: str) -> Config:
         """Of a run, with all overrides."""
@@ -61,10 +75,6 @@ class Bench:
 
 def _file(case: Experiment) -> Path:
     return ROOT / "configs" / f"{case.config}.yaml"
-
-
-def _distgan() -> list[str | Path]:
-    return [sys.executable, ROOT / "distgan" / "cli.py"]
 
 
 def _call(words: Sequence[object]) -> None:
