@@ -1,4 +1,4 @@
-"""What all tests share: one quiet thread, a process that stays as it is, the embedded data set as shards."""
+"""What all tests share: one quiet thread, a process that stays as it is, shards of the embedded data set, real data."""
 
 from __future__ import annotations
 
@@ -55,6 +55,20 @@ def shapes_shards(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shapes") / "shards"
     prepare("shapes", None, folder, resolution=32, count=256, shard_size=64, workers=1)
     return folder
+
+
+@pytest.fixture
+def real_data():
+    """A function from a file's name to its path among the real pictures; skips where they are absent."""
+
+    def find(name: str) -> Path:
+        root = os.environ.get("DISTGAN_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data"
+        path = Path(root) / name
+        if not path.exists():
+            pytest.skip(f"no real pictures at {path} (set DISTGAN_TEST_DATA)")
+        return path
+
+    return find
 
 
 @pytest.fixture(params=[mounted, limited], ids=["tmpfs", "limit"])

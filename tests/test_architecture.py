@@ -22,7 +22,7 @@ STOREYS = [
     ["exit_status"],
     ["reduction", "stopping", "watchdog"],
     ["randomness", "schedules", "averaging", "weights", "bad_numbers"],
-    ["networks"],
+    ["metrics", "networks"],
     ["objectives"],
     ["compiling"],
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
@@ -48,7 +48,7 @@ HOMES = {
 }
 """The only places that may import a library."""
 WORLDLY = ("torch.distributed", "os", "pathlib", "accelerate", "subprocess", "io", "shutil")
-"""Processes, devices and files: nothing for networks and objectives."""
+"""Processes, devices and files: nothing for networks, objectives and metrics."""
 
 
 def sources() -> dict[str, ast.Module]:
@@ -99,10 +99,10 @@ def strangers(files: dict[str, ast.Module]) -> list[str]:
 
 
 def worldly(files: dict[str, ast.Module]) -> list[str]:
-    """What networks and objectives take from outside of mathematics: imported, or reached as an attribute."""
+    """What networks, objectives and metrics take from outside of mathematics: imported, or reached as an attribute."""
     found = []
     for file, tree in files.items():
-        if file.startswith(("networks/", "objectives/")):
+        if file.startswith(("networks/", "objectives/", "metrics/")):
             reached = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
             names = {*imported(tree, file), *reached}
             found += [f"{file}: {n}" for n in sorted(names) for w in WORLDLY if n == w or n.startswith(w + ".")]
@@ -148,7 +148,7 @@ def test_libraries_stay_in_their_home():
     assert strangers(sources()) == []
 
 
-def test_networks_and_objectives_know_nothing_of_processes_and_files():
+def test_networks_objectives_and_metrics_know_nothing_of_processes_and_files():
     assert worldly(sources()) == []
 
 
@@ -163,6 +163,7 @@ def test_networks_and_objectives_know_nothing_of_processes_and_files():
         (worldly, "objectives/new.py", "import torch\ntorch.distributed.get_rank()"),
         (worldly, "networks/new.py", "from torch import distributed"),
         (worldly, "networks/new.py", "from pathlib import Path"),
+        (worldly, "metrics/new.py", "import os"),
     ],
 )
 def test_the_rules_notice_what_breaks_them(rule, file, code):

@@ -10,6 +10,12 @@ from distgan.cli import main
 from distgan.config import load_config
 from distgan.data.on_device import CopiedAhead
 from distgan.data.stream import Batch
+from distgan.metrics.gaussians import Gaussian, frechet_distance
+from distgan.metrics.neighbours import precision_recall
+from distgan.metrics.pyramids import descriptors, sliced_wasserstein
+from distgan.metrics.similarity import ms_ssim
+from distgan.metrics.spectrum import checkerboard
+from distgan.randomness import image_keys
 from distgan.runtime import Runtime
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -102,3 +108,25 @@ def test_batches_are_copied_ahead_on_a_stream_of_their_own():
             assert different.item() == 0
     finally:
         ahead.close()
+
+
+def _measured(a: torch.Tensor, b: torch.Tensor, device: str) -> list[float]:
+    """Every metric of two sets of pictures, with their pixels as features."""
+    a, b = a.to(device), b.to(device)
+    features = [x.flatten(1)[:, ::9].float() for x in (a, b)]
+    keys = image_keys(0, torch.arange(2 * len(a), device=device)).split(len(a))
+    levels = zip(descriptors(a, keys[0]), descriptors(b, keys[1]), strict=True)
+    distances = [sliced_wasserstein(x, y, a.shape[1], range(64), seed=0).mean().item() for x, y in levels]
+    frechet = frechet_distance(*map(Gaussian.of, features))
+    return [*distances, frechet, *precision_recall(*features), ms_ssim(a, b).mean().item(), checkerboard(a)]
+
+
+def test_metrics_on_cuda_are_those_on_the_cpu(monkeypatch):
+    """Also where training has switched on TF32 and autocast."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randint(0, 256, (100, 3, 50, 50), dtype=torch.uint8, generator=generator)
+    b = a.roll(1, 0) // 2 + a.roll(1, 3) // 2
+    wanted = _measured(a, b, "cpu")
+    with torch.autocast("cuda", torch.bfloat16):
+        assert _measured(a, b, "cuda") == pytest.approx(wanted, rel=1e-4)

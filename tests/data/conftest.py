@@ -1,9 +1,8 @@
-"""What the tests of data/ share: the real pictures, and `distgan prepare` as a function and as a process."""
+"""What the tests of data/ share: `distgan prepare` as a function and as a process."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,20 +20,6 @@ parser = argparse.ArgumentParser()
 prepare.add_arguments(parser)
 sys.exit(prepare.run(parser.parse_args()))
 """
-
-
-@pytest.fixture
-def real_data():
-    """A function from a file's name to its path among the real pictures; skips where they are absent."""
-
-    def find(name: str) -> Path:
-        root = os.environ.get("DISTGAN_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data"
-        path = Path(root) / name
-        if not path.exists():
-            pytest.skip(f"no real pictures at {path} (set DISTGAN_TEST_DATA)")
-        return path
-
-    return find
 
 
 @pytest.fixture

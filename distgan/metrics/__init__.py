@@ -1,0 +1,1 @@
+"""How good pictures are, as mathematics: tensors in, numbers out; nothing here knows of processes, files or devices."""
