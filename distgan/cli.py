@@ -17,6 +17,7 @@ from distgan import doctor  # noqa: E402
 from distgan.compare import command as compare  # noqa: E402
 from distgan.data import index_command, prepare  # noqa: E402
 from distgan.errors import ConfigError  # noqa: E402
+from distgan.evaluation import command as evaluate  # noqa: E402
 from distgan.exit_status import exit_status, leave  # noqa: E402
 from distgan.sampling import command as sample  # noqa: E402
 from distgan.slurm import runs, submit  # noqa: E402
@@ -47,6 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     sample.add_arguments(sampling)
     sampling.set_defaults(action=sample.run)
+
+    evaluating = commands.add_parser(
+        "evaluate", help="how good a run's pictures are", description="Measures the pictures of a run's checkpoints."
+    )
+    evaluate.add_arguments(evaluating)
+    evaluating.set_defaults(action=evaluate.run)
 
     examining = commands.add_parser(
         "doctor", help="will this run be right?", description="Checks a config on the processes that it will run on."

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,8 @@ from distgan.launcher import check_launch, meet_after_restart
 from distgan.networks.norms import batch_norms
 from distgan.reduction import Reduction, sent_bytes
 from distgan.watchdog import Idle, Watchdog, listen, this_process
+
+T = TypeVar("T")
 
 _OWN = (
     *("data.shards", "data.threads", "data.tier", "data.cache", "data.cache_size", "data.stage"),
@@ -70,6 +73,7 @@ class Runtime:
         automatic = cuda and not config.train.checkpoint_activations
         self.compiles = config.train.compile is True or (config.train.compile == "auto" and automatic)
         self._graphs = config.train.cuda_graphs and cuda
+        self._patient: dist.ProcessGroup | None = None
         if cuda:
             # Both by their old names, which torch 2.9 to 2.15 takes; its compiler still reads them (pytorch 166387).
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
@@ -221,16 +225,18 @@ class Runtime:
         largest, smallest = bounds.chunk(2)
         return torch.equal(largest, -smallest)
 
-    def from_main(self, find: Callable[[], int]) -> int:
-        """What `find` returns on the main process, which alone calls it; the others wait, for as long as a day.
+    def from_main(self, find: Callable[[], T]) -> T:
+        """What `find` returns on the main process, which alone calls it, on all; the others wait, for as long as a day.
 
-        Over gloo with a time-out of its own: NCCL would keep the devices busy, and take minutes for a failure."""
+        Over gloo with a time-out of its own: NCCL would keep the devices busy, and take minutes for a failure. What is
+        found is pickled; tensors are on the host."""
         if self.world_size == 1:
             return find()
-        group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
-        found = torch.tensor(find() if self.is_main else 0)
-        dist.broadcast(found, src=0, group=group)
-        return int(found)
+        if self._patient is None:
+            self._patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        found = [find() if self.is_main else None]
+        dist.broadcast_object_list(found, src=0, group=self._patient, device=torch.device("cpu"))
+        return found[0]
 
     def close(self) -> None:
         """The orderly end. Not for failures: it waits for the others, who may be waiting for this process."""

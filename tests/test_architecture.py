@@ -27,7 +27,7 @@ STOREYS = [
     ["compiling"],
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
     ["sampling", "phases", "slurm"],
-    ["collapse", "compare", "evidence", "parity", "reading"],
+    ["collapse", "compare", "evaluation", "evidence", "parity", "reading"],
     ["measurements", "recorder", "restoring"],
     ["trainer"],
     ["doctor"],
@@ -45,6 +45,7 @@ HOMES = {
     "plotly": ("compare/page.py",),
     "jinja2": ("compare/page.py",),
     "accelerate": ("runtime.py", "trainer.py"),
+    "torch_fidelity": ("evaluation/inception.py",),
 }
 """The only places that may import a library."""
 WORLDLY = ("torch.distributed", "os", "pathlib", "accelerate", "subprocess", "io", "shutil")

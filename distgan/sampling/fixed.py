@@ -41,7 +41,7 @@ def fixed_grid(generator: nn.Module, config: Config) -> np.ndarray:
     total = len(labels) if classes else count
     keys = randomness.image_keys(randomness.key(config.seed, "samples"), torch.arange(total))
     batch = max(1, min(_BATCH, _BATCH_PIXELS // config.data.resolution**2))
-    with _evaluating(generator):
+    with evaluating(generator):
         tiles = [
             pictures.pixels(generate(generator, keys[i : i + batch], None if labels is None else labels[i : i + batch]))
             for i in range(0, total, batch)
@@ -50,7 +50,7 @@ def fixed_grid(generator: nn.Module, config: Config) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
+def evaluating(network: nn.Module) -> Iterator[None]:
     """The network in evaluation mode: batch norms use their running statistics, and keep them."""
     training = [part for part in network.modules() if part.training]
     network.eval()
