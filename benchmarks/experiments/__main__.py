@@ -74,9 +74,10 @@ def _run(bench: Bench, names: Sequence[str], count: int) -> str:
 def _facts(bench: Bench, name: str, count: int) -> dict:
     run, config = bench.run(name), bench.config(name)
     found = {**facts(name, config, run), "evaluations": bench.evaluate(name, count)}
-    estimates = dict(curve(run, "critic/wasserstein"))
-    for one in found["evaluations"]:
-        one["wasserstein"] = estimates.get(one["kimg"])
+    if config.objective.loss == "wasserstein":
+        estimates = curve(run, "critic/wasserstein")
+        for one in found["evaluations"]:
+            one["wasserstein"] = next((value for kimg, value in reversed(estimates) if kimg <= one["kimg"]), None)
     if name in CHECKERED:
         found["checkerboard"] = checkerboards(config, run)
     return found

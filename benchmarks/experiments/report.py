@@ -47,7 +47,9 @@ def _spread(values: Iterable[float]) -> dict[str, float] | None:
 
 def tables(found: Mapping[str, dict]) -> str:
     """All of docs/results.md, from the facts of runs by name."""
-    return "\n\n".join([_of_trainings(found), _of_evaluations(found), _of_checkerboards(found)])
+    checkered = {name: fact for name, fact in found.items() if "checkerboard" in fact}
+    parts = [_of_trainings(found), _of_evaluations(found), *([_of_checkerboards(checkered)] if checkered else [])]
+    return "\n\n".join(parts)
 
 
 def _of_trainings(found: Mapping[str, dict]) -> str:
@@ -60,11 +62,14 @@ def _of_trainings(found: Mapping[str, dict]) -> str:
 
 
 def _of_evaluations(found: Mapping[str, dict]) -> str:
-    """A row for each checkpoint; a floor is what as many other real pictures come to."""
+    """A row for each checkpoint; in brackets the floor, what as many other real pictures come to. The Wasserstein
+    estimate is that of the last line before it."""
     rows = [("run", "kimg", "wasserstein", "swd", "fd_own", "modes", "modes_kl", "label_accuracy", "ms_ssim")]
     for name, fact in found.items():
         for one in fact["evaluations"]:
-            rows.append((f"`{name}`", f"{one['kimg']:.0f}", _number(one["wasserstein"]), *_measured(one["metrics"])))
+            rows.append(
+                (f"`{name}`", f"{one['kimg']:.0f}", _number(one.get("wasserstein")), *_measured(one["metrics"]))
+            )
     return grid(rows)
 
 
@@ -80,7 +85,7 @@ def _measured(metrics: Mapping[str, float]) -> list[str]:
 def _of_checkerboards(found: Mapping[str, dict]) -> str:
     rows = [("run", "step", "checkerboard")]
     for name, fact in found.items():
-        rows += [(f"`{name}`", step, f"{value:.3f}") for step, value in fact.get("checkerboard", {}).items()]
+        rows += [(f"`{name}`", step, f"{value:.3f}") for step, value in fact["checkerboard"].items()]
     return grid(rows)
 
 
