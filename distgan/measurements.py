@@ -26,17 +26,31 @@ class Measurements:
         self._config, self._runtime, self._phases = config, runtime, phases
         self._reader, self._average = reader, average
         self._every = config.tracking.every.steps(config.images_per_step)
+        evaluate = config.evaluate.every
+        self._evaluate_every = None if evaluate is None else evaluate.steps(config.images_per_step)
         self._norms: dict[str, Tensor] = {}
         sent = sum(phase.repeats * runtime.reduced_bytes(phase.network) for phase in phases)
         self._reduced = {REDUCED: sent / 1e6}
 
     def is_line(self, step: int) -> bool:
         """Whether there is a line after `step` steps, unless the run is ended before."""
-        return step % self._every == 0 or step == self._config.total_steps
+        return step % self._every == 0 or self.is_evaluation_due(step) or step == self._config.total_steps
+
+    def is_evaluation(self, step: int) -> bool:
+        """Whether the pictures are judged after `step` steps, unless the run is ended before."""
+        is_last = self._evaluate_every is not None and step == self._config.total_steps
+        return is_last or self.is_evaluation_due(step)
+
+    def is_evaluation_due(self, step: int) -> bool:
+        """As `is_evaluation`, but for one that only the end of the run brings about."""
+        return self._evaluate_every is not None and step % self._evaluate_every == 0
 
     def lines(self, step: int) -> int:
         """Lines that a run of `step` steps has, but for one that only its end brought about."""
-        return step // self._every
+        if self._evaluate_every is None:
+            return step // self._every
+        both = math.lcm(self._every, self._evaluate_every)
+        return step // self._every + step // self._evaluate_every - step // both
 
     @contextlib.contextmanager
     def watching(self, phase: Phase) -> Iterator[None]:

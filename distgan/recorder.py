@@ -119,13 +119,14 @@ class Recorder:
             yield Background(weights_and_biases.NAME, sink, weights_and_biases.LATER)
 
     @_main_only
-    def line(self, progress: Progress, metrics: dict[str, float], waited: float) -> None:
-        """One line of metrics; `waited`: seconds that it has waited for data since its start, or since it went back."""
-        if progress.step <= self._record.last_step:
+    def line(self, progress: Progress, metrics: dict[str, float], waited: float, judged: float = 0.0) -> None:
+        """One line of metrics; `waited`: seconds that it has waited for data since its start, or since it went back;
+        `judged`: seconds that went into evaluations and not into training."""
+        if not self.wants_line(progress.step):
             return
         images, seconds, waited_before = self._last
         self._last = (progress.images, progress.seconds, waited)
-        elapsed = max(progress.seconds - seconds, 1e-9)
+        elapsed = max(progress.seconds - seconds - judged, 1e-9)
         line = {
             "step": progress.step,
             "kimg": progress.images / 1000,
@@ -142,6 +143,10 @@ class Recorder:
         self._views.metrics(line)
         if self._watch:
             self._watch.look(line)
+
+    def wants_line(self, step: int) -> bool:
+        """Whether there is none of `step` yet. To be asked on the main process."""
+        return step > self._record.last_step
 
     @_main_only
     def sample(self, step: int, generator: nn.Module, raw: nn.Module | None = None) -> None:

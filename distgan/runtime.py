@@ -31,6 +31,7 @@ T = TypeVar("T")
 _OWN = (
     *("data.shards", "data.threads", "data.tier", "data.cache", "data.cache_size", "data.stage"),
     *("train.micro_batch", "train.device", "train.compile", "train.cuda_graphs"),
+    "evaluate.inception",
 )
 """Keys that may differ between the machines of a run: where the same pictures are, and how the same is computed."""
 

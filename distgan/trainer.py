@@ -16,6 +16,7 @@ from distgan.bad_numbers import BadUpdate, Update
 from distgan.config import Config
 from distgan.data.dataset import Dataset
 from distgan.errors import Diverged, UserError
+from distgan.evaluation.evaluator import Evaluator
 from distgan.evidence import Evidence, way_out
 from distgan.measurements import Measurements
 from distgan.periodic import Clock, Periodic, TimeLimit
@@ -57,6 +58,7 @@ class Trainer:
             progress=checkpoint.Progress(),
             generator_settings=generator_settings(config),
         )
+        self.evaluator = None if config.evaluate.every is None else Evaluator(config, runtime, dataset)
         self._first_step = self._saved_step = 0
         self.steps_taken = 0
         """By this start."""
@@ -97,6 +99,8 @@ class Trainer:
         self._mark("starting")
         try:
             self.recorder.start(self.average.network, self.dataset, self._summary(), self._raw)
+            if self.evaluator is not None:
+                self.evaluator.prepare(lambda: self._mark("preparing evaluations"))
             status = self._train(signals)
         finally:
             self._mark("closing the record")
@@ -149,8 +153,10 @@ class Trainer:
                 limit.stepped()
                 self._mark("agreeing with the others to go on")
                 stop, late = vote.result()
-                for job in (line, sample, save):
-                    if job.is_due(self.progress.step) or (job is save and (stop or late)):
+                evaluated = self.measurements.is_evaluation_due(self.progress.step)
+                judged = evaluated and self.progress.is_judged_by_evaluations
+                for job, also in ((line, evaluated), (sample, False), (save, stop or late or judged)):
+                    if also or job.is_due(self.progress.step):
                         job.action()
             if self.progress.step == total:
                 self._complete(line, sample, save)
@@ -167,8 +173,10 @@ class Trainer:
         The checkpoint comes before the line, whose metrics it so still holds: a run that is made longer later then
         writes the lines of one that always was.
         """
+        evaluated = self.measurements.is_evaluation_due(self.progress.step)
         for job in (save, line, sample):
-            if not job.is_due(self.progress.step) or self.progress.step == self._first_step:
+            is_done = job.is_due(self.progress.step) or (job is line and evaluated)
+            if not is_done or self.progress.step == self._first_step:
                 job.action()
 
     def _jobs(self, clock: Clock) -> tuple[Periodic, Periodic, Periodic]:
@@ -178,13 +186,15 @@ class Trainer:
         def line() -> None:
             self._mark("writing a line of metrics")
             self.phases.guard.look()
+            before = clock.seconds()
+            judged = self._evaluations()
             self.progress.seconds = clock.seconds()
             self.meter.fold(self.runtime.reduce)
             metrics = {**self.meter.take(), **self.phases.scaling(self.progress.tried)}
             if (replaced := self.reader.count_replaced()) is not None:
                 metrics[REPLACED] = replaced
             measured, waited = self.measurements.take(self.progress.step)
-            self.recorder.line(self.progress, metrics | measured, waited)
+            self.recorder.line(self.progress, metrics | measured | judged, waited, self.progress.seconds - before)
             self._check_finite(metrics)
 
         def sample() -> None:
@@ -209,6 +219,17 @@ class Trainer:
             Periodic.of(config.samples.every, config.images_per_step, sample),
             Periodic.of(config.checkpoint.every, config.images_per_step, save),
         )
+
+    def _evaluations(self) -> dict[str, float]:
+        """How good the pictures of now are, where that is to be measured."""
+        step = self.progress.step
+        if not self.measurements.is_evaluation(step):
+            return {}
+        # A run that was finished already has its last line, unless it was killed before it.
+        if step == self._first_step and not self.runtime.from_main(lambda: int(self.recorder.wants_line(step))):
+            return {}
+        found = self.evaluator.measure(self.average.network, lambda: self._mark("evaluating"))
+        return {f"evaluate/{name}": value for name, value in found.items() if math.isfinite(value)}
 
     def _check_finite(self, metrics: Metrics) -> None:
         """Raises UserError, on all processes alike, before broken weights replace whole ones.

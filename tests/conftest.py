@@ -7,6 +7,8 @@ import warnings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve each other on shared cores
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy, whose threads spin too
+
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of compilers, which would outlive a test
 
 from pathlib import Path  # noqa: E402

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from launching import TINY, lines, train, worst_difference
+from small_runs import make_run
 
 from distgan.cli import main
 from distgan.config import load_config
@@ -42,6 +45,18 @@ def test_in_200_steps_the_loss_scale_of_fp16_settles_on_cuda(shapes_shards, tmp_
     train("--config", TINY, f"data.shards={shapes_shards}", f"run_dir={tmp_path / 'run'}", *settings)
     skipped = [line["critic/skipped_updates"] for line in lines(tmp_path / "run")]
     assert skipped[-1] - skipped[99] <= 1
+
+
+def test_an_evaluation_on_cuda_repeats_itself_and_is_near_that_on_the_cpu(shapes_shards, tmp_path):
+    names = "swd,ms_ssim,fd_own,precision_recall_own,modes"
+    run = make_run(tmp_path / "run", f"data.shards={shapes_shards}", "train.device=auto")
+    found = []
+    for device in ("cuda", "cuda", "cpu"):
+        file = tmp_path / f"{device}.json"
+        options = ["--metrics", names, "--count", 100, "--device", device, "--json", file]
+        assert main(["evaluate", *map(str, (run, *options))]) == 0
+        found.append(json.loads(file.read_text())["evaluations"][0]["metrics"])
+    assert found[0] == found[1] == {name: pytest.approx(value, rel=0.01, abs=0.01) for name, value in found[2].items()}
 
 
 def test_cuda_follows_the_cpu_in_fp64(shapes_shards, tmp_path):

@@ -49,6 +49,8 @@ class Progress:
     """By what the best checkpoint is found, such as `lowest critic/loss`."""
     latest: float | None = None
     """The value of that metric in the newest line."""
+    latest_step: int = 0
+    """The step of the newest line that has it."""
     best: float | None = None
     """Its best value of all at which a checkpoint was written."""
     best_step: int | None = None
@@ -60,14 +62,21 @@ class Progress:
         if wanted != self.judged_by:
             self.judged_by, self.latest, self.best, self.best_step = wanted, None, None, None
 
+    @property
+    def is_judged_by_evaluations(self) -> bool:
+        """Whether only a checkpoint of the very step of an evaluation can be the best."""
+        return self.judged_by is not None and self.judged_by.split()[1].startswith("evaluate/")
+
     def note(self, metrics: dict[str, float]) -> None:
         """Hears of a line."""
-        if self.judged_by is not None:
-            self.latest = metrics.get(self.judged_by.split()[1], self.latest)
+        if self.judged_by is not None and (name := self.judged_by.split()[1]) in metrics:
+            self.latest, self.latest_step = metrics[name], int(metrics["step"])
 
     def note_checkpoint(self) -> None:
         """Hears that a checkpoint of now is to be written."""
         if self.latest is None or not math.isfinite(self.latest):
+            return
+        if self.is_judged_by_evaluations and self.latest_step != self.step:
             return
         sign = -1 if self.judged_by.startswith("highest") else 1
         if self.best is None or sign * self.latest < sign * self.best:

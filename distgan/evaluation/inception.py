@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import pickle
 import urllib.request
+import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -52,17 +53,24 @@ class InceptionExtractor:
     def __init__(self, state: dict[str, Tensor], device: torch.device) -> None:
         """Raises RuntimeError where the weights are of another network."""
         self.digest = digest(state)
-        file = io.BytesIO()
-        torch.save(state, file)
-        file.seek(0)
-        with torch.random.fork_rng(devices=[]):
-            network = FeatureExtractorInceptionV3("inception", _LAYERS, feature_extractor_weights_path=file)
-        self._network, self._device = network.to(device), device
+        self._network, self._device = _network(state).to(device), device
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
         """Grey pictures are seen as three equal channels."""
         return torch.cat(self._network(pixels.to(self._device).expand(-1, 3, -1, -1)), 1)
+
+
+def _network(state: dict[str, Tensor]) -> FeatureExtractorInceptionV3:
+    """Raises RuntimeError where the weights are of another network."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    with warnings.catch_warnings(), torch.device("meta"):  # no initial weights, which take seconds
+        warnings.filterwarnings("ignore", ".*copying from a non-meta parameter")
+        network = FeatureExtractorInceptionV3("inception", _LAYERS, feature_extractor_weights_path=file)
+    network.load_state_dict(state, assign=True)
+    return network.requires_grad_(False)
 
 
 class Inception:
@@ -154,7 +162,7 @@ def _fetched(path: Path) -> str:
 def _read(path: Path, called: str, way_out: str) -> Weights:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        InceptionExtractor(state, torch.device("cpu"))
+        _network(state)
     except OSError as error:
         return Weights(None, f"{called}: cannot be read ({error.strerror}); {way_out}", True)
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, EOFError, pickle.UnpicklingError):

@@ -34,14 +34,16 @@ class Gaussian(NamedTuple):
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a^1/2 S_b S_a^1/2)^1/2), in the square of the features' unit; 0 or more.
 
-    The last trace is the sum of the singular values of S_b^1/2 S_a^1/2, and those do not change where a root R of
-    S = R R^T takes the place of the symmetric one: no complex number occurs, and covariances may be singular.
+    The last trace is that of the root of R^T S_b R, too, for any R with S_a = R R^T; R comes from eigenvectors, so that
+    no complex number occurs and covariances may be singular.
 
     Raises ValueError where the features are not of the same dimension.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"Gaussians of {len(a.mean)} and of {len(b.mean)} dimensions have no distance")
-    overlap = torch.linalg.svdvals(_root(b.covariance).T @ _root(a.covariance)).sum()
+    few, many = sorted((a, b), key=lambda gaussian: gaussian.count)  # of few pictures, the covariance has a low rank
+    root = _root(few.covariance)
+    overlap = torch.linalg.eigvalsh(root.T @ many.covariance @ root).clamp(min=0).sqrt().sum()
     spread = a.covariance.trace() + b.covariance.trace() - 2 * overlap
     return max(0.0, float((a.mean - b.mean).square().sum() + spread))
 

@@ -28,14 +28,16 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
         raise ValueError(f"neighbour {k} takes more than {k} points; there are {len(real)} real and {len(fake)} fake")
     centre = real.to(torch.float64).mean(0)  # near 0, |x|^2 + |y|^2 - 2 xy loses the fewest digits
     real, fake = real.to(torch.float64) - centre, fake.to(torch.float64) - centre
-    return _share_within(fake, real, k), _share_within(real, fake, k)
-
-
-def _share_within(points: Tensor, others: Tensor, k: int) -> float:
-    """The share of `points` that lie in the ball of at least one of `others`."""
-    reach = torch.cat([block.kthvalue(k + 1, dim=1).values for block in _squared_distances(others, others)])
-    within = [(block <= reach).any(1) for block in _squared_distances(points, others)]
-    return torch.cat(within).double().mean().item()
+    reach_real, reach_fake = (
+        torch.cat([squared.kthvalue(k + 1, dim=1).values for squared in _squared_distances(points, points)])
+        for points in (real, fake)
+    )
+    precise, recalled, done = 0, torch.zeros(len(real), dtype=torch.bool, device=real.device), 0
+    for squared in _squared_distances(fake, real):
+        precise += (squared <= reach_real).any(1).sum().item()
+        recalled |= (squared <= reach_fake[done : done + len(squared), None]).any(0)
+        done += len(squared)
+    return precise / len(fake), recalled.double().mean().item()
 
 
 def _squared_distances(rows: Tensor, columns: Tensor) -> Iterator[Tensor]:

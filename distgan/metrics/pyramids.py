@@ -20,10 +20,10 @@ COARSEST = 16
 """Shortest side of a level, in px."""
 _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 _PICTURE_BYTES = 16 * 10**6
-"""Of the pictures whose pyramids are made at once, as float32."""
+"""Of the pictures whose pyramids are made at once, as float64."""
 _PROJECTION_BYTES = 128 * 10**6
 """Of the projections of one set that are held at once."""
-_ROWS = 2**15
+_ROWS = 2**12
 """Patches that are normalised and projected at once."""
 
 
@@ -50,36 +50,35 @@ def descriptors(pixels: Tensor, keys: Tensor) -> list[Tensor]:
         raise ValueError(f"pictures [n, C, H, W] of {SIDE} px a side or more are taken, not {list(pixels.shape)}")
     if keys.shape != pixels.shape[:1]:
         raise ValueError(f"{len(pixels)} pictures take {len(pixels)} keys, not {list(keys.shape)}")
-    rows = max(1, _PICTURE_BYTES // (4 * pixels[:1].numel()))
+    rows = max(1, _PICTURE_BYTES // (8 * pixels[:1].numel()))
     blocks = zip(pixels.split(rows), keys.split(rows), strict=True)
     parts = [
-        [_patches(level, some, f"patches {number}") for number, level in enumerate(laplacian_pyramid(block.float()))]
+        [_patches(level, some, f"patches {number}") for number, level in enumerate(laplacian_pyramid(block))]
         for block, some in blocks
     ]
     return [torch.cat(level) for level in zip(*parts, strict=True)]
 
 
 def laplacian_pyramid(pictures: Tensor) -> list[Tensor]:
-    """The levels of pictures float32 [n, C, H, W], the finest first (Burt and Adelson 1983), by the binomial filter of
-    5 x 5 px with mirrored borders, as cv2.pyrDown and cv2.pyrUp have it; a side that is odd is halved upwards."""
-    levels = [pictures]
+    """The levels of pictures [n, C, H, W], float32, the finest first (Burt and Adelson 1983), by the binomial filter of
+    5 x 5 px with mirrored borders, as cv2.pyrDown and cv2.pyrUp have it; a side that is odd is halved upwards.
+
+    The products are float64, in which those of 8 bits are exact for four halvings: no bit depends on other pictures."""
+    levels, coarse = [], pictures.to(torch.float64)
     for _ in level_sides(min(pictures.shape[2:]))[1:]:
-        fine = levels[-1]
-        coarse = _blur(fine)[:, :, ::2, ::2].contiguous()
-        spread = torch.zeros_like(fine)
-        spread[:, :, ::2, ::2] = 4 * coarse
-        levels[-1] = fine - _blur(spread)
-        levels.append(coarse)
-    return levels
+        fine = coarse
+        down, right = (_filter(side).to(fine.device) for side in fine.shape[2:])
+        coarse = down[::2] @ fine @ right[::2].T
+        levels.append(fine - 4 * (down[:, ::2] @ coarse @ right[:, ::2].T))
+    return [level.float() for level in [*levels, coarse]]
 
 
-def _blur(pictures: Tensor) -> Tensor:
-    """Filtered pictures, of the same size. By sums of shifted ones: nothing depends on how many there are."""
-    padded = functional.pad(pictures, (2, 2, 2, 2), mode="reflect")
-    for dim in (2, 3):
-        length = pictures.shape[dim]
-        padded = sum(weight * padded.narrow(dim, i, length) for i, weight in enumerate(_BINOMIAL))
-    return padded
+def _filter(side: int) -> Tensor:
+    """float64 [side, side], which filters a line of `side` px. Every second row of it, from the first, halves one;
+    every second column, twice, enlarges one with zeros between."""
+    places = functional.pad(torch.arange(side, dtype=torch.float64)[None], (2, 2), mode="reflect")[0].long()
+    lines = torch.eye(side, dtype=torch.float64)[places]
+    return sum(weight * lines[i : i + side] for i, weight in enumerate(_BINOMIAL))
 
 
 def _patches(level: Tensor, keys: Tensor, purpose: str) -> Tensor:
@@ -139,10 +138,11 @@ def _moments(patches: Tensor, channels: int) -> tuple[Tensor, Tensor]:
 def _projections(patches: Tensor, mean: Tensor, factor: Tensor, directions: Tensor) -> Tensor:
     """float32 [D, M] of patches [M, K], normalised, onto directions [D, K]. The products are float64: neither TF32 nor
     autocast touches those, and once rounded they are the same for every device."""
+    scaled = directions * factor
     found = patches.new_empty(len(directions), len(patches))
     for start in range(0, len(patches), _ROWS):
-        block = (patches[start : start + _ROWS].to(torch.float64) - mean) * factor
-        found[:, start : start + _ROWS] = directions @ block.T
+        block = patches[start : start + _ROWS].to(torch.float64)
+        found[:, start : start + _ROWS] = scaled @ block.T - (scaled @ mean)[:, None]
     return found
 
 

@@ -70,10 +70,13 @@ def _window(size: int, like: Tensor) -> Tensor:
 
 
 def _blur(pictures: Tensor, window: Tensor) -> Tensor:
-    """The windowed means of pictures [n, C, H, W] where the window fits whole: [n, C, H - size + 1, W - size + 1].
+    """The windowed means of pictures [n, C, H, W] where the window fits whole: [n, C, H - size + 1, W - size + 1]."""
+    down, right = (_places(side, window) for side in pictures.shape[2:])
+    return down @ pictures @ right.T
 
-    By sums of shifted pictures, so that nothing depends on how many pictures there are."""
-    for dim in (2, 3):
-        length = pictures.shape[dim] - len(window) + 1
-        pictures = sum(weight * pictures.narrow(dim, i, length) for i, weight in enumerate(window.tolist()))
-    return pictures
+
+def _places(side: int, window: Tensor) -> Tensor:
+    """[side - size + 1, side]: in each row the window, one px further than in the row above."""
+    rows = torch.arange(side - len(window) + 1, device=window.device)[:, None]
+    found = window.new_zeros(len(rows), side)
+    return found.scatter_(1, rows + torch.arange(len(window), device=window.device), window.expand(len(rows), -1))

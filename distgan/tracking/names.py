@@ -49,11 +49,31 @@ MEANINGS = {
     REDUCED: "gradients that each process gives to all-reduce in a step, MB (10^6 bytes); 0 on one process",
     HOST_MEMORY: "most memory that one process has held at once since it began, GB (10^9 bytes)",
     DEVICE_MEMORY: "most memory of a device in use at once since the line before, GB; with CUDA",
+    "evaluate/swd": "sliced Wasserstein distance of generated from real pictures, x 1,000, mean over all levels",
+    "evaluate/swd_floor": "the same between two sets of real pictures: what no generator needs to be under",
+    "evaluate/swd_RESOLUTION": "the same as evaluate/swd on one level of the pyramid: RESOLUTION pixels a side",
+    "evaluate/ms_ssim": "multi-scale similarity of pairs of generated pictures: 1 where all are the same",
+    "evaluate/fd_own": "Frechet distance of generated from real pictures in the features of distgan's own classifier",
+    "evaluate/fd_own_floor": "the same between two sets of real pictures",
+    "evaluate/precision_own": "share of generated pictures among the real ones, in the features of the own classifier",
+    "evaluate/recall_own": "share of real pictures among the generated ones, in the features of the own classifier",
+    "evaluate/modes": "classes that the own classifier finds among the generated pictures",
+    "evaluate/modes_kl": "KL divergence of the classes found from those of the real pictures, nats",
+    "evaluate/label_accuracy": "with data.classes: share of pictures in which it finds the class that was asked for",
+    "evaluate/fid": "Frechet inception distance",
+    "evaluate/kid": "kernel inception distance",
+    "evaluate/inception_score": "Inception score",
+    "evaluate/precision": "share of generated pictures among the real ones, in the features of Inception",
+    "evaluate/recall": "share of real pictures among the generated ones, in the features of Inception",
     REPLACED: "bad pictures that this start has replaced, with data.bad_pictures replace",
 }
 """Shown by docs/tracking.md."""
 
-_BETTER = {
+_BETTER: dict[str, str | None] = {
+    "evaluate/*floor*": None,
+    "evaluate/*_kl": "lower",
+    "evaluate/fd_*": "lower",
+    "evaluate/*accuracy*": "higher",
     "evaluate/*fid*": "lower",
     "evaluate/*kid*": "lower",
     "evaluate/*mmd*": "lower",

@@ -12,6 +12,8 @@ from forked import in_processes
 from torch.nn import functional
 
 from distgan.assembly import make_generator
+from distgan.errors import ConfigError
+from distgan.evaluation import classifier
 
 ALL_OF_OURS = "swd,ms_ssim,fd_own,precision_recall_own,modes"
 
@@ -29,7 +31,8 @@ def test_any_number_of_processes_finds_the_same_to_the_bit(known_shards, tmp_pat
     assert found[1] == found[2] == found[3]
 
 
-def test_the_classifier_is_the_same_for_any_number_of_processes(known_shards, tmp_path):
+def test_the_classifier_is_the_same_for_any_number_of_processes(known_shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "_EPOCHS", 2)
     kept = []
     for processes in (1, 2):
         shards = shutil.copytree(known_shards, tmp_path / f"shards {processes}")
@@ -40,8 +43,10 @@ def test_the_classifier_is_the_same_for_any_number_of_processes(known_shards, tm
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_generator_is_left_as_it_was(known_shards, training):
-    config = config_of(known_shards, "ms_ssim,modes")
+def test_a_generator_is_left_as_it_was(own_shards, training, monkeypatch):
+    monkeypatch.setattr(classifier, "_EPOCHS", 1)
+    shutil.rmtree(own_shards / "evaluation")
+    config = config_of(own_shards, "ms_ssim,modes")
     generator = runtime_of(config).place(make_generator(config)).train(training)
     list(generator.children())[-1].train(not training)
     generator.requires_grad_(training)
@@ -71,3 +76,8 @@ def test_the_more_real_pictures_are_blurred_the_farther_they_are(known_shards, m
         assert real[name] < slight[name] < much[name]
         assert real[name] == pytest.approx(real[f"{name}_floor"], rel=0.5)
     assert real["modes"] == 4 and real["modes_kl"] < 0.05
+
+
+def test_a_set_without_an_index_is_refused(known_shards):
+    with pytest.raises(ConfigError, match="evaluate: data.order resampled has no index"):
+        evaluator_of(config_of(known_shards, "swd", "data.order=resampled"))

@@ -9,17 +9,19 @@ from urllib.error import URLError
 import pytest
 import torch
 import torch_fidelity
-from evaluated import config_of, evaluator_of, runtime_of
+from evaluated import config_of, copied, evaluated, evaluator_of, runtime_of
+from forked import in_processes
 from torch_fidelity import feature_extractor_inceptionv3
 
 from distgan.assembly import make_generator
 from distgan.errors import ConfigError
+from distgan.evaluation import inception
 from distgan.evaluation.crew import Crew
 from distgan.evaluation.inception import FILE, weights
 from distgan.evaluation.shares import drawn
 
 OF_INCEPTION = "fid,kid,inception_score,precision_recall"
-COUNT = 12
+COUNT = 10
 
 
 class Untrained(feature_extractor_inceptionv3.FeatureExtractorInceptionV3):
@@ -50,7 +52,11 @@ def nothing_there(monkeypatch, tmp_path) -> Path:
     return tmp_path / "hub" / "hub" / "checkpoints"
 
 
-def test_values_are_those_of_torch_fidelity(known_shards, random_weights):
+@pytest.mark.parametrize("layer", [192, pytest.param(2048, marks=pytest.mark.long)])
+def test_values_are_those_of_torch_fidelity(known_shards, random_weights, monkeypatch, layer):
+    """Of 2,048 features its FID takes half a minute."""
+    monkeypatch.setattr(inception, "_LAYERS", [str(layer), "logits_unbiased"])
+    monkeypatch.setattr(inception.InceptionExtractor, "width", layer)
     config = config_of(known_shards, OF_INCEPTION, f"evaluate.inception={random_weights}", f"evaluate.count={COUNT}")
     evaluator = evaluator_of(config)
     generator = runtime_of(config).place(make_generator(config)).eval()
@@ -63,6 +69,7 @@ def test_values_are_those_of_torch_fidelity(known_shards, random_weights):
         input2=Pictures(reals),
         **{"fid": True, "kid": True, "isc": True, "prc": True, "kid_subset_size": COUNT},
         feature_extractor="inception-v3-compat",  # of precision and recall too
+        **{f"feature_layer_{name}": str(layer) for name in ("fid", "kid", "prc")},
         feature_extractor_weights_path=str(random_weights),
         **{"cuda": False, "cache": False, "verbose": False, "batch_size": COUNT},
     )
@@ -128,3 +135,14 @@ def test_a_damaged_file_of_the_cache_is_told(nothing_there):
 def test_too_few_pictures_for_a_metric_are_refused(known_shards):
     with pytest.raises(ConfigError, match="evaluate.count: 9 pictures are too few for inception_score; use 10 or more"):
         evaluator_of(config_of(known_shards, "inception_score", "evaluate.count=9"))
+
+
+@pytest.mark.long
+def test_two_processes_find_what_one_does_to_the_bit(known_shards, random_weights, tmp_path):
+    found = []
+    for processes in (1, 2):
+        shards = copied(known_shards, tmp_path / f"shards {processes}")
+        settings = [f"evaluate.inception={random_weights}", "evaluate.count=60"]
+        config = config_of(shards, OF_INCEPTION, *settings)
+        found += in_processes(processes, tmp_path / str(processes), evaluated, config, seconds=250)
+    assert found[0] == found[1] == found[2]

@@ -86,7 +86,7 @@ class TestThePatches:
         order = torch.tensor([4, 0, 8])
         for level, some in zip(whole, descriptors(pixels[order], its_keys[order]), strict=True):
             assert torch.equal(level[order], some)
-        monkeypatch.setattr(pyramids, "_PICTURE_BYTES", 4 * 2 * pixels[0].numel())
+        monkeypatch.setattr(pyramids, "_PICTURE_BYTES", 8 * 2 * pixels[0].numel())
         assert all(map(torch.equal, whole, descriptors(pixels, its_keys)))
         assert not torch.equal(whole[0], descriptors(pixels, keys(9, first=1))[0])
 
