@@ -13,7 +13,7 @@ from distgan import checkpoint, exit_status
 from distgan.assembly import generator_settings, make_critic, make_generator
 from distgan.averaging import WeightAverage
 from distgan.bad_numbers import BadUpdate, Update
-from distgan.config import Config
+from distgan.config import MEASURED_BY, Config
 from distgan.data.dataset import Dataset
 from distgan.errors import Diverged, UserError
 from distgan.evaluation.evaluator import Evaluator
@@ -99,8 +99,7 @@ class Trainer:
         self._mark("starting")
         try:
             self.recorder.start(self.average.network, self.dataset, self._summary(), self._raw)
-            if self.evaluator is not None:
-                self.evaluator.prepare(lambda: self._mark("preparing evaluations"))
+            self._prepare_evaluations()
             status = self._train(signals)
         finally:
             self._mark("closing the record")
@@ -219,6 +218,16 @@ class Trainer:
             Periodic.of(config.samples.every, config.images_per_step, sample),
             Periodic.of(config.checkpoint.every, config.images_per_step, save),
         )
+
+    def _prepare_evaluations(self) -> None:
+        """Raises UserError where what is to choose the best checkpoint cannot be measured."""
+        if self.evaluator is None:
+            return
+        self.evaluator.prepare(lambda: self._mark("preparing evaluations"))
+        best = self.config.checkpoint.best or ""
+        name = best.removeprefix("evaluate/")
+        if name != best and MEASURED_BY.get(name, name) in self.evaluator.left_out:
+            raise UserError(f"checkpoint.best: {best} cannot be measured here, as is told above; use another metric")
 
     def _evaluations(self) -> dict[str, float]:
         """How good the pictures of now are, where that is to be measured."""

@@ -12,7 +12,9 @@ from launching import TINY, lines, without_machine
 from distgan.checkpoint import Progress
 from distgan.config import load_config
 from distgan.data.dataset import open_dataset
+from distgan.errors import UserError
 from distgan.evaluation.evaluator import Evaluator
+from distgan.evaluation.inception import Inception
 from distgan.run_folder import RunFolder
 from distgan.runtime import Runtime
 from distgan.stopping import StopSignals
@@ -111,3 +113,18 @@ def test_only_the_checkpoint_of_an_evaluation_is_judged_by_it():
     progress.note({"step": 12, "evaluate/swd": 4.0})
     progress.note_checkpoint()
     assert (progress.best, progress.best_step) == (4.0, 12)
+
+
+def test_what_cannot_be_measured_cannot_choose_the_best(shapes_shards, tmp_path):
+    """No weights of Inception: the others would do, but the best checkpoint could never be told."""
+    told = in_processes(1, tmp_path, refusal, shapes_shards, tmp_path / "run")
+    assert told == ["checkpoint.best: evaluate/fid cannot be measured here, as is told above; use another metric"]
+
+
+def refusal(rank: int, shards: Path, folder: Path) -> str:
+    Inception.prepare = lambda self, crew: "no weights"
+    try:
+        train(rank, shards, folder, ["evaluate.metrics=[swd,fid]", "checkpoint.best=evaluate/fid"])
+    except UserError as error:
+        return str(error)
+    return "trained"

@@ -16,6 +16,8 @@ from distgan.evaluation.crew import all_cores, threads
 FEATURES = 128
 _LARGEST = 64
 """Pixels a side that it looks at: larger pictures are averaged down to that."""
+_AREAS = 4
+"""A side."""
 _BATCH, _PART = 128, 32
 """Pictures of an update, and of one thread at a time."""
 _STEPS, _EPOCHS = 1200, 40
@@ -28,17 +30,18 @@ _MOST_BYTES = 10**9
 
 
 class Classifier(nn.Module):
-    """Four convolutions of 3 x 3, the mean over places of the last one's 128 channels, and a linear layer."""
+    """Four convolutions of 3 x 3, of whose result means over 4 x 4 areas are taken, and two linear layers."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        widths = (channels, 16, 32, 64, FEATURES)
+        widths = (channels, 16, 32, 64, 128)
         self.layers = nn.Sequential(
             *(
                 nn.Sequential(nn.Conv2d(before, width, 3, 1 if i == 0 else 2, 1), nn.GroupNorm(8, width), nn.ReLU())
                 for i, (before, width) in enumerate(zip(widths, widths[1:], strict=False))
             )
         )
+        self.features = nn.Linear(128 * _AREAS**2, FEATURES)
         self.last = nn.Linear(FEATURES, classes)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +49,8 @@ class Classifier(nn.Module):
         images = pixels.to(self.last.weight) / 127.5 - 1
         if images.shape[-1] > _LARGEST:
             images = functional.adaptive_avg_pool2d(images, _LARGEST)
-        features = self.layers(images).mean((2, 3))
+        areas = functional.adaptive_avg_pool2d(self.layers(images), _AREAS)
+        features = self.features(areas.flatten(1)).relu()
         return features, self.last(features)
 
 

@@ -15,11 +15,18 @@ from distgan.errors import ConfigError, UserError
 from distgan.files import new_file
 
 FARTHEST = 100
+DISTRIBUTIONS = ("8gaussians", "25gaussians", "swissroll")
+METHODS = ("wgan-gp", "gan", "wgan")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The toys of `distgan toy`, each with its arguments and its action."""
     toys = parser.add_subparsers(dest="toy", required=True, metavar="TOY")
+    _add_lines(toys)
+    _add_plane(toys)
+
+
+def _add_lines(toys: argparse._SubParsersAction) -> None:
     lines = toys.add_parser(
         "lines",
         help="two parallel lines, theta apart",
@@ -40,16 +47,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="N", help="of weights and points (%(default)s)")
 
 
+def _add_plane(toys: argparse._SubParsersAction) -> None:
+    plane = toys.add_parser(
+        "plane",
+        help="points in the plane",
+        description="Trains generators of points in the plane (WGAN-GP, figure 1), measures the exact Wasserstein "
+        "distance and the modes covered, and draws all on the critic's surface. About a minute on one core for each.",
+    )
+    plane.set_defaults(action=run_plane)
+    add = plane.add_argument
+    add("--data", default="25gaussians", metavar="NAME", help=f"{', '.join(DISTRIBUTIONS)} (%(default)s)")
+    add("--method", default="wgan-gp", metavar="A,B,...", help=f"side by side: {', '.join(METHODS)} (%(default)s)")
+    add("--out", default="plane.png", metavar="FILE", help="PNG to write (%(default)s)")
+    add("--steps", type=int, default=2500, metavar="N", help="updates of each generator (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of weights, points and latents (%(default)s)")
+
+
 def run_lines(args: argparse.Namespace) -> int:
     """Runs `distgan toy lines`. Raises ConfigError for values that make no sense, UserError where --out fails."""
     thetas = _thetas(args.thetas)
-    if args.steps < 1:
-        raise ConfigError(f"--steps {args.steps}: must be 1 or more")
+    _check_steps(args.steps)
     if not 0 < args.weight < math.inf:
         raise ConfigError(f"--weight {args.weight:g}: must be more than 0, for example 10")
-    out = Path(args.out).expanduser()
-    with _told(out):
-        _try(out)
+    out = _writable(args.out)
     from distgan.toys import report
     from distgan.toys.lines import Training
 
@@ -60,6 +80,40 @@ def run_lines(args: argparse.Namespace) -> int:
     print(report.table(found, training))
     print(out)
     return 0
+
+
+def run_plane(args: argparse.Namespace) -> int:
+    """Runs `distgan toy plane`. Raises ConfigError for names and values that make no sense, UserError where --out or
+    a training fails."""
+    if args.data not in DISTRIBUTIONS:
+        raise ConfigError(f"--data {args.data}: must be one of {', '.join(DISTRIBUTIONS)}")
+    methods = list(dict.fromkeys(args.method.split(",")))
+    if not set(methods) <= set(METHODS):
+        raise ConfigError(f"--method {args.method}: must be one or more, with commas, of {', '.join(METHODS)}")
+    _check_steps(args.steps)
+    out = _writable(args.out)
+    from distgan.toys import plane_report
+    from distgan.toys.plane import Training
+
+    found = plane_report.measure_all(args.data, methods, Training(args.steps, args.seed))
+    with _told(out), new_file(out) as file:
+        plane_report.draw(found, file)
+    print(plane_report.table(found))
+    print(out)
+    return 0
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise ConfigError(f"--steps {steps}: must be 1 or more")
+
+
+def _writable(name: str) -> Path:
+    """The path of a picture that can be written."""
+    out = Path(name).expanduser()
+    with _told(out):
+        _try(out)
+    return out
 
 
 def _thetas(text: str) -> list[float]:

@@ -43,18 +43,21 @@ def measure_all(thetas: list[float], training: Training) -> list[Measured]:
 
 def table(found: list[Measured], training: Training) -> str:
     """A row for each theta, and what its columns mean."""
-    rows = [_row(measured, training.weight) for measured in found]
-    heads = list(rows[0])
-    widths = [max(len(head), *(len(row[head]) for row in rows)) for head in heads]
-    lines = ["  ".join(map(str.rjust, cells, widths)) for cells in (heads, *(row.values() for row in rows))]
     return "\n".join(
         [
-            *lines,
+            *aligned([_row(measured, training.weight) for measured in found]),
             f"raw: E D(x) - E D(x~) of WGAN-GP's critic; predicted: |theta| (1 + |theta| / {2 * training.weight:g})",
             "WGAN-GP: raw over the mean gradient norm at the interpolates",
             f"clipped WGAN: E D(x) - E D(x~) at weights within {CLIP}, on a scale of its own",
         ]
     )
+
+
+def aligned(rows: list[dict[str, str]]) -> list[str]:
+    """A line of heads and one for each row, in columns; each row has the same heads."""
+    heads = list(rows[0])
+    widths = [max(len(head), *(len(row[head]) for row in rows)) for head in heads]
+    return ["  ".join(map(str.rjust, cells, widths)) for cells in (heads, *(row.values() for row in rows))]
 
 
 def _row(measured: Measured, weight: float) -> dict[str, str]:

@@ -71,7 +71,7 @@ def test_values_are_those_of_torch_fidelity(known_shards, random_weights, monkey
         feature_extractor="inception-v3-compat",  # of precision and recall too
         **{f"feature_layer_{name}": str(layer) for name in ("fid", "kid", "prc")},
         feature_extractor_weights_path=str(random_weights),
-        **{"cuda": False, "cache": False, "verbose": False, "batch_size": COUNT},
+        **{"cuda": False, "cache": False, "verbose": False, "batch_size": COUNT, "save_cpu_ram": True},
     )
     names = {
         "fid": "frechet_inception_distance",

@@ -59,6 +59,16 @@ def test_singular_covariances_have_the_distance_of_the_space_they_fill():
     assert found == pytest.approx(frechet_distance(Gaussian.of(a), Gaussian.of(b)), rel=1e-9)
 
 
+@pytest.mark.parametrize("counts", [(10, 900), (900, 10)])
+def test_with_few_pictures_no_digits_are_lost_to_the_dimensions_they_leave_empty(counts):
+    """Where X is centred and over root(N - 1), the root's trace is the sum of the singular values of X_a X_b^T."""
+    a, b = (features(count, 300, seed) for seed, count in enumerate(counts))
+    x, y = ((part - part.mean(0)).numpy() / (len(part) - 1) ** 0.5 for part in (a, b))
+    overlap = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    wanted = np.square((a.mean(0) - b.mean(0)).numpy()).sum() + (x**2).sum() + (y**2).sum() - 2 * overlap
+    assert frechet_distance(Gaussian.of(a), Gaussian.of(b)) == pytest.approx(wanted, rel=1e-11)
+
+
 def test_fewer_pictures_than_dimensions_are_at_no_distance_from_themselves():
     few = Gaussian.of(features(10, 300, 1))
     assert 0 <= frechet_distance(few, few) < 1e-9 * few.covariance.trace()

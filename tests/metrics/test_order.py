@@ -68,7 +68,7 @@ def halves(request) -> tuple[Tensor, Tensor]:
 
 
 def test_distances_from_real_pictures_rise_with_blur(halves):
-    a, b = (half[:200] for half in halves)
+    a, b = (half[:150] for half in halves)
     floor, slight, more = (swd(a, worse) for worse in (b, blurred(b, 0.7), blurred(b, 1.4)))
     assert 0 < 1.15 * floor < slight < more / 1.15
     a, b = (shrunk(half) for half in halves)

@@ -62,7 +62,14 @@ def test_sets_that_are_the_same_or_far_apart():
 
 def test_far_from_the_origin_nothing_is_lost():
     real, fake = features(100, 6, 1).double(), features(100, 6, 2).double()
-    assert precision_recall(real + 1e6, fake + 1e6) == precision_recall(real, fake)
+    assert precision_recall(real + 1e8, fake + 1e8) == precision_recall(real, fake)
+
+
+def test_the_surface_belongs_to_a_ball():
+    """Reals 2 apart reach 2 far: to 10, where two fakes are, but not to 13."""
+    real, fake = (torch.tensor(places)[:, None].double() for places in ([0, 2, 4, 6, 8], [10, 10, 13, 30]))
+    assert precision_recall(real, fake, k=1) == (0.5, 0)
+    assert precision_recall(fake, real, k=1) == (0, 0.5)
 
 
 def test_too_few_points_and_other_dimensions_are_refused():

@@ -45,6 +45,14 @@ def test_lines_in_one_direction_stand_out_too():
     assert checkerboard(pictures) == pytest.approx(checkerboard(pictures.transpose(2, 3)), rel=0.2)
 
 
+@pytest.mark.parametrize("side", [16, 32])
+def test_a_wave_of_period_4_stands_out_that_has_none_of_period_2(side):
+    """On a bright ground, whose mean reaches far in the spectrum of small pictures."""
+    wave = torch.tensor([10, 0, -10, 0]).repeat(side // 4)
+    pictures = noise(50, 1, side, side).int() // 16 + 200
+    assert checkerboard((pictures + wave).to(torch.uint8)) > 2 * checkerboard(pictures.to(torch.uint8))
+
+
 def test_it_tells_transposed_convolutions_of_uneven_overlap_from_enlarging_before_convolution():
     """The kernels are random and the same for both; only how the picture is enlarged differs."""
     generator = torch.Generator().manual_seed(0)
