@@ -43,7 +43,7 @@ def _settings(config: Config, network: Network) -> dict:
 
 
 def make_critic_objective(config: Config, critic: nn.Module) -> CriticObjective:
-    objective = config.objective.model_dump(exclude={"clip"})
+    objective = config.objective.model_dump(exclude={"clip", "allow_batch_norm"})
     return CriticObjective(critic, **objective)
 
 

@@ -19,6 +19,7 @@ from distgan.config import load_config
 from distgan.data.prepare import prepare
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+BAD = sorted((ROOT / "configs" / "bad").glob("*.yaml"))
 README = (ROOT / "README.md").read_text()
 SHORT = ["train.length=2 steps", "samples.count=4"]
 
@@ -42,13 +43,13 @@ def test_there_is_a_config_for_every_experiment_and_the_readme_names_each():
     assert all(f"`{name}`" in README for name in names)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS + BAD, ids=lambda path: path.stem)
 def test_a_shipped_config_opens_with_its_facts_and_trains(path, tmp_path):
     head = path.read_text().split("\nrun_dir")[0]
     for fact in (
         "distgan prepare",
         "accelerate launch",
-        f"configs/{path.name}",
+        str(path.relative_to(ROOT)),
         "# Data",
         "# Hardware",
         "# Time",

@@ -121,6 +121,7 @@ MODES = {
         "objective.every=2",
     ],
     "plain gan, batch norm": ["objective.loss=nonsaturating", "objective.penalty=none", "critic.norm=batch"],
+    "gp, batch norm all the same": ["critic.norm=batch", "objective.allow_batch_norm=true"],
     "resnet, lp, drift": [
         "generator={name: resnet, width: 8}",
         "critic={name: resnet, width: 8, optimizer: {decay: linear}}",

@@ -47,11 +47,15 @@ def conflicts(config: Config) -> list[Mistake]:
 
 
 def _critic_norm(config: Config) -> Iterator[Mistake]:
-    if getattr(config.critic, "norm", "none") == "batch" and config.objective.penalty in GRADIENT_PENALTIES:
+    objective = config.objective
+    if objective.allow_batch_norm or getattr(config.critic, "norm", "none") != "batch":
+        return
+    if objective.penalty in GRADIENT_PENALTIES:
         yield Mistake(
             "critic.norm",
-            f"batch cannot be used with objective.penalty {config.objective.penalty}, whose gradient is taken for each "
-            "picture alone (WGAN-GP section 4); use none, layer, instance or group",
+            f"batch cannot be used with objective.penalty {objective.penalty}, whose gradient is taken for each "
+            "picture alone (WGAN-GP section 4); use none, layer, instance or group, or objective.allow_batch_norm true "
+            "to see why",
         )
 
 

@@ -135,6 +135,9 @@ class Objective(Section):
     """Weight of E[D(real)^2], which holds the scores near zero (Progressive GAN uses 0.001)."""
     clip: Positive = 0.01
     """With penalty clip: critic weights are clamped to [-clip, clip] after each update (c of WGAN)."""
+    allow_batch_norm: bool = False
+    """Let critic.norm batch pass with a penalty, to see it fail: the gradient is then that of the sum of the scores, in
+    which each picture changes the scores of all others, and says nothing of the critic's slope at one picture."""
 
 
 Measure = Literal[

@@ -62,7 +62,11 @@ class CriticObjective(nn.Module):
 
         `compiler` makes of a function one that returns the same, as `torch.compile` does. `in_stages`: a chain's weight
         gradients are left out of the graph, a convolution each, so that they arrive one after the other and can be
-        reduced meanwhile."""
+        reduced meanwhile.
+
+        A penalty on batch norm is not compiled: what its processes tell each other is differentiated twice."""
+        if self._apart and self.penalty is not None:
+            return
         if self._is_chained and in_stages:
             self._pass = compiler(self._pass)
         elif self._is_chained or self.penalty is not None:
@@ -174,7 +178,8 @@ class CriticObjective(nn.Module):
         The gradient of the SUM of scores is that of each score, as no norm of the critic looks at other pictures (a
         minibatch statistic does, within its group: see `MinibatchStd`).
         `torch.func.grad` is equal to `autograd.grad(create_graph=True)` to the bit; the one alone can be compiled, the
-        other alone lets a critic recompute.
+        other alone lets a critic recompute, and its batch norms hear of other processes. With batch norm the gradient
+        of the sum is no longer that of each score (`objective.allow_batch_norm`).
         """
         points = self._points(real, fake, keys)
         roles = tuple(f"penalty {i}" for i in range(self.penalty.copies))
@@ -183,7 +188,7 @@ class CriticObjective(nn.Module):
         def scaled_sum(x: Tensor) -> Tensor:
             return INNER_SCALE * self._scores(x, labels, keys, roles, one_more=one_more).sum()
 
-        if recomputes(self.critic) and torch.is_grad_enabled():
+        if (recomputes(self.critic) or self._apart) and torch.is_grad_enabled():
             points.requires_grad_()
             return torch.autograd.grad(scaled_sum(points), points, create_graph=True)[0] / INNER_SCALE
         return torch.func.grad(scaled_sum)(points) / INNER_SCALE

@@ -182,7 +182,7 @@ class Check:
         if update.phase is self.phases.generator_phase:
             gradients = generator_gradients(generator, critic, latent, batch, loss=config.objective.loss)
         else:
-            settings = config.objective.model_dump(exclude={"clip"})
+            settings = config.objective.model_dump(exclude={"clip", "allow_batch_norm"})
             penalise = update.number % config.objective.every == 0
             terms = critic_terms(critic, batch, **settings, penalise=penalise)
             count = len(keys) // unit(critic, len(keys))

@@ -287,6 +287,11 @@ class TestConflicts:
         (told,) = mistakes({"critic": {"norm": "batch"}, "objective": {"penalty": penalty}})
         assert told.startswith("critic.norm: batch") and penalty in told and "none, layer, instance or group" in told
 
+    def test_it_is_told_how_to_see_it_fail_all_the_same(self):
+        (told,) = mistakes({"critic": {"norm": "batch"}})
+        assert "objective.allow_batch_norm true" in told
+        assert config(critic={"norm": "batch"}, objective={"allow_batch_norm": True}).critic.norm == "batch"
+
     @pytest.mark.parametrize("penalty", ["clip", "none"])
     def test_batch_norm_in_a_critic_without_one_is_not(self, penalty):
         assert config(critic={"norm": "batch"}, objective={"penalty": penalty}).critic.norm == "batch"

@@ -8,7 +8,7 @@ from forked import in_processes
 from small_critics import CRITICS, batch, gradients, reference, small_critic
 from torch import nn
 
-from distgan import compiling
+from distgan import compiling, randomness
 from distgan.compiling import compile_or_fall_back
 from distgan.objectives import critic as critic_module
 from distgan.objectives.critic import CriticObjective
@@ -106,6 +106,20 @@ class TestAgainstThePapers:
         _, parts = CriticObjective(critic, penalty="none")(**inputs)
         apart = critic(inputs["real"]).mean() - critic(inputs["fake"]).mean()
         assert parts["critic/wasserstein"].item() == pytest.approx(apart.item(), rel=1e-9)
+
+    @pytest.mark.parametrize("name", CRITICS)
+    def test_a_penalty_on_batch_norm_takes_the_gradient_of_the_sum_of_the_scores(self, name):
+        """What objective.allow_batch_norm lets pass is what a textbook's program computes, as plain autograd has it."""
+        critic, inputs = small_critic(name, 0, "batch"), batch(name, 6)
+        real, fake = inputs["real"], inputs["fake"]
+        mix = randomness.uniform(inputs["keys"], "epsilon", dtype=real.dtype)[:, None, None, None]
+        points = (mix * real + (1 - mix) * fake).requires_grad_()
+        (slopes,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
+        penalty = (slopes.flatten(1).norm(dim=1) - 1).square().mean()
+        wanted = critic(fake).mean() - critic(real).mean() + 10 * penalty
+        loss, _ = CriticObjective(critic)(**inputs)
+        assert loss.item() == pytest.approx(wanted.item(), rel=ROUNDING)
+        assert difference(gradients(loss, critic), gradients(wanted, critic))[0] <= ROUNDING
 
     def test_the_order_of_the_images_does_not_matter(self):
         critic, inputs = small_critic("dcgan", 3), batch("dcgan", 6, 3)
