@@ -103,7 +103,7 @@ def test_every_evaluation_has_a_checkpoint_and_the_best_stays(shapes_shards, tmp
 
 def test_only_the_checkpoint_of_an_evaluation_is_judged_by_it():
     progress = Progress()
-    progress.judge_by("evaluate/swd", "lowest")
+    progress.judge_by("evaluate/swd", "lowest", 100)
     progress.step = 6
     progress.note({"step": 6, "evaluate/swd": 3.0})
     progress.step = 8
@@ -113,6 +113,10 @@ def test_only_the_checkpoint_of_an_evaluation_is_judged_by_it():
     progress.note({"step": 12, "evaluate/swd": 4.0})
     progress.note_checkpoint()
     assert (progress.best, progress.best_step) == (4.0, 12)
+    progress.judge_by("evaluate/swd", "lowest", 100)
+    assert progress.best == 4.0
+    progress.judge_by("evaluate/swd", "lowest", 50)
+    assert progress.best is None and progress.latest is None and progress.is_judged_by_evaluations
 
 
 def test_what_cannot_be_measured_cannot_choose_the_best(shapes_shards, tmp_path):
