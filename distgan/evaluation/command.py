@@ -97,6 +97,9 @@ def _on_processes(config: Config, processes: int) -> Config:
 def _evaluations(args: argparse.Namespace, config: Config, runtime: Runtime, evaluator: Evaluator) -> list[Evaluation]:
     from distgan.sampling.source import find
 
+    evaluator.prepare(lambda: runtime.watchdog.mark(0, "preparing evaluations"))
+    if set(config.evaluate.metrics) <= set(evaluator.left_out):
+        raise UserError("evaluate: nothing of what is asked for can be measured here, as is told above")
     found = []
     for step in _steps(args, runtime):
         began = time.perf_counter()
@@ -117,15 +120,23 @@ def _steps(args: argparse.Namespace, runtime: Runtime) -> Sequence[int]:
         return [args.step]
     folder = RunFolder(args.run)
 
+    def is_whole(step: int) -> bool:
+        try:
+            checkpoint.verify(folder.checkpoint(step))
+        except UserError as error:
+            tell(f"{error}; passed over")
+            return False
+        return True
+
     def search() -> list[int]:
         if args.all:
-            return sorted(checkpoint.steps_in(folder.checkpoints))
+            return [step for step in sorted(checkpoint.steps_in(folder.checkpoints)) if is_whole(step)]
         newest = checkpoint.newest_complete(folder.checkpoints, tell)
         return [] if newest is None else [int(newest.name)]
 
     steps = runtime.from_main(search)
     if not steps:
-        raise UserError(f"{args.run}: no checkpoint yet; train on")
+        raise UserError(f"{args.run}: no checkpoint yet that is whole; train on")
     return steps
 
 

@@ -70,6 +70,8 @@ class Evaluator:
         The generator is in any mode, and is left as it was; the pictures are those of its evaluation mode."""
         self.prepare(moved)
         found: dict[str, float] = {}
+        if not self._families:
+            return found
         with self._crew(moved) as crew, evaluating(generator):
             count, labels = self._config.evaluate.count, self._labels()
             fakes = drawn(crew, generator, self._config.seed, count, labels)
