@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     runtime = Runtime(_on_processes(config, launched_processes()))
     evaluator = Evaluator(config, runtime, dataset)
     found = _evaluations(args, config, runtime, evaluator)
-    runtime.from_main(lambda: _tell_all(args, found))  # before any leaves: the launcher ends all others
+    runtime.from_main(
+        lambda: _tell_all(args, found, config.evaluate.count)
+    )  # before any leaves: the launcher ends all others
     runtime.close()
     return 0
 
@@ -85,7 +87,7 @@ def _config(args: argparse.Namespace, folder: RunFolder) -> Config:
             overrides.append(f"{key}={json.dumps(given)}")
     if args.device is not None:
         overrides.append(f"train.device={args.device}")
-    return load_config([folder.config], overrides)
+    return load_config([folder.config], [*overrides, "checkpoint.best=null", "evaluate.every=null"])
 
 
 def _on_processes(config: Config, processes: int) -> Config:
@@ -140,12 +142,16 @@ def _steps(args: argparse.Namespace, runtime: Runtime) -> Sequence[int]:
     return steps
 
 
-def _tell_all(args: argparse.Namespace, found: Sequence[Evaluation]) -> None:
+def _tell_all(args: argparse.Namespace, found: Sequence[Evaluation], count: int | None = None) -> None:
+    """`count`: pictures of each evaluation, where they were just made."""
     print(table(found), flush=True)
+    if count is not None:
+        print(f"{count} pictures, {'the last weights' if args.raw else 'averaged weights'}", flush=True)
     if args.json is None:
         return
     weights = "generator" if args.raw else "generator_ema"
-    text = json.dumps({"run": str(args.run), "weights": weights, "evaluations": [one._asdict() for one in found]})
+    about = {"run": str(args.run), "weights": weights} | ({} if count is None else {"count": count})
+    text = json.dumps({**about, "evaluations": [one._asdict() for one in found]})
     try:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         with new_file(args.json) as file:
