@@ -138,7 +138,7 @@ class Restorer:
     def _settle(self) -> None:
         """What follows from where the progress stands. Raises UserError when the processes' differ."""
         progress, wanted = self._state.progress, self._config.checkpoint
-        progress.judge_by(wanted.best, wanted.best_is)
+        progress.judge_by(wanted.best, wanted.best_is, self._config.evaluate.count)
         if progress.best_step is not None and not self._folder.checkpoint(progress.best_step).is_dir():
             progress.best = progress.best_step = None  # a better one took its place, and was damaged
             progress.note_checkpoint()

@@ -29,6 +29,9 @@ _FREE = (
     "train.stuck_after",
     "checkpoint.",
     "samples.every",
+    "evaluate.every",
+    "evaluate.metrics",
+    "evaluate.inception",
     "tracking.",
 )
 """Keys that do not shape what is learned, or that a person may change on purpose at any time."""

@@ -15,7 +15,8 @@ from distgan.averaging import WeightAverage
 from distgan.bad_numbers import BadUpdate, Update
 from distgan.config import MEASURED_BY, Config
 from distgan.data.dataset import Dataset
-from distgan.errors import Diverged, UserError
+from distgan.errors import ConfigError, Diverged, UserError
+from distgan.evaluation.crew import Interrupted
 from distgan.evaluation.evaluator import Evaluator
 from distgan.evidence import Evidence, way_out
 from distgan.measurements import Measurements
@@ -99,7 +100,7 @@ class Trainer:
         self._mark("starting")
         try:
             self.recorder.start(self.average.network, self.dataset, self._summary(), self._raw)
-            self._prepare_evaluations()
+            self._prepare_evaluations(signals)
             status = self._train(signals)
         finally:
             self._mark("closing the record")
@@ -219,15 +220,20 @@ class Trainer:
             Periodic.of(config.checkpoint.every, config.images_per_step, save),
         )
 
-    def _prepare_evaluations(self) -> None:
-        """Raises UserError where what is to choose the best checkpoint cannot be measured."""
-        if self.evaluator is None:
+    def _prepare_evaluations(self, signals: StopSignals) -> None:
+        """Raises ConfigError where what is to choose the best checkpoint cannot be measured."""
+        if self.evaluator is None or self.progress.step == self.config.total_steps:
             return
-        self.evaluator.prepare(lambda: self._mark("preparing evaluations"))
+        self.evaluator.is_to_stop = lambda: signals.asked
+        try:
+            self.evaluator.prepare(lambda: self._mark("preparing evaluations"))
+        except Interrupted:
+            return
         best = self.config.checkpoint.best or ""
         name = best.removeprefix("evaluate/")
-        if name != best and MEASURED_BY.get(name, name) in self.evaluator.left_out:
-            raise UserError(f"checkpoint.best: {best} cannot be measured here, as is told above; use another metric")
+        reason = self.evaluator.left_out.get(MEASURED_BY.get(name, name))
+        if name != best and reason is not None:
+            raise ConfigError(f"checkpoint.best: {best} cannot be measured here: {reason}; or use another metric")
 
     def _evaluations(self) -> dict[str, float]:
         """How good the pictures of now are, where that is to be measured."""
@@ -237,7 +243,10 @@ class Trainer:
         # A run that was finished already has its last line, unless it was killed before it.
         if step == self._first_step and not self.runtime.from_main(lambda: int(self.recorder.wants_line(step))):
             return {}
-        found = self.evaluator.measure(self.average.network, lambda: self._mark("evaluating"))
+        try:
+            found = self.evaluator.measure(self.average.network, lambda: self._mark("evaluating"))
+        except Interrupted:  # before anything could be measured, so that there is nothing to lose
+            return {}
         return {f"evaluate/{name}": value for name, value in found.items() if math.isfinite(value)}
 
     def _check_finite(self, metrics: Metrics) -> None:

@@ -12,7 +12,8 @@ from launching import TINY, lines, without_machine
 from distgan.checkpoint import Progress
 from distgan.config import load_config
 from distgan.data.dataset import open_dataset
-from distgan.errors import UserError
+from distgan.errors import ConfigError
+from distgan.evaluation.crew import Interrupted
 from distgan.evaluation.evaluator import Evaluator
 from distgan.evaluation.inception import Inception
 from distgan.run_folder import RunFolder
@@ -103,7 +104,7 @@ def test_every_evaluation_has_a_checkpoint_and_the_best_stays(shapes_shards, tmp
 
 def test_only_the_checkpoint_of_an_evaluation_is_judged_by_it():
     progress = Progress()
-    progress.judge_by("evaluate/swd", "lowest")
+    progress.judge_by("evaluate/swd", "lowest", 100)
     progress.step = 6
     progress.note({"step": 6, "evaluate/swd": 3.0})
     progress.step = 8
@@ -113,18 +114,40 @@ def test_only_the_checkpoint_of_an_evaluation_is_judged_by_it():
     progress.note({"step": 12, "evaluate/swd": 4.0})
     progress.note_checkpoint()
     assert (progress.best, progress.best_step) == (4.0, 12)
+    progress.judge_by("evaluate/swd", "lowest", 100)
+    assert progress.best == 4.0
+    progress.judge_by("evaluate/swd", "lowest", 50)
+    assert progress.best is None and progress.latest is None and progress.is_judged_by_evaluations
 
 
 def test_what_cannot_be_measured_cannot_choose_the_best(shapes_shards, tmp_path):
     """No weights of Inception: the others would do, but the best checkpoint could never be told."""
     told = in_processes(1, tmp_path, refusal, shapes_shards, tmp_path / "run")
-    assert told == ["checkpoint.best: evaluate/fid cannot be measured here, as is told above; use another metric"]
+    assert told == ["checkpoint.best: evaluate/fid cannot be measured here: no weights; or use another metric"]
 
 
 def refusal(rank: int, shards: Path, folder: Path) -> str:
     Inception.prepare = lambda self, crew: "no weights"
     try:
         train(rank, shards, folder, ["evaluate.metrics=[swd,fid]", "checkpoint.best=evaluate/fid"])
-    except UserError as error:
+    except ConfigError as error:
         return str(error)
     return "trained"
+
+
+def test_a_stop_does_not_wait_for_a_classifier(shapes_shards, tmp_path):
+    """Nobody has the classifier then, and none of the processes waits for another."""
+    assert in_processes(2, tmp_path, interrupted, shapes_shards, tmp_path / "run") == ["stopped", "stopped"]
+
+
+def interrupted(rank: int, shards: Path, folder: Path) -> str:
+    settings = ["evaluate.metrics=[swd,fd_own]", "train.length=6 steps"]
+    config = load_config([TINY], [f"data.shards={shards}", f"run_dir={folder}", *SETTINGS, *settings])
+    signs = []
+    evaluator = Evaluator(config, Runtime(config), open_dataset(config.data))
+    evaluator.is_to_stop = lambda: rank == 0 and len(signs) > 3
+    try:
+        evaluator.prepare(lambda: signs.append(None))
+    except Interrupted:
+        return "stopped" if 3 < len(signs) < 100 else f"after {len(signs)} signs"
+    return "made"

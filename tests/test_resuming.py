@@ -40,6 +40,7 @@ def folder(tmp_path):
         {"train": {"length": "99 kimg", "micro_batch": 3, "device": "cpu", "compile": True}},
         {"train": {"checkpoint_activations": True, "compile": "auto"}},
         {"checkpoint": {"every": "1 h", "keep": 1}, "samples": {"every": "7 steps"}},
+        {"evaluate": {"every": "9 steps", "metrics": ["fid"], "inception": "here.pth"}},
         {"tracking": {"every": "1 steps", "wandb": {"mode": "offline", "tags": ["a"]}}},
     ],
 )
@@ -54,6 +55,7 @@ def test_what_does_not_shape_the_run_may_change(folder, tree):
         ({"train": {"batch_size": 8}}, "train.batch_size: 64 in the run, 8 now"),
         ({"train": {"precision": "bf16"}}, "train.precision: fp32 in the run, bf16 now"),
         ({"samples": {"count": 4}}, "samples.count: 64 in the run, 4 now"),
+        ({"evaluate": {"count": 50}}, "evaluate.count: 10000 in the run, 50 now"),
         ({"data": {"flip": True}}, "data.flip: False in the run, True now"),
         ({"critic": {"optimizer": {"lr": 1.0}}}, "critic.optimizer.lr: 0.0001 in the run, 1.0 now"),
         (

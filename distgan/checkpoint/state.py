@@ -46,7 +46,7 @@ class Progress:
     real_diversity: float | None = None
     """How different the real pictures are that generator/diversity compares with; None: not measured yet."""
     judged_by: str | None = None
-    """By what the best checkpoint is found, such as `lowest critic/loss`."""
+    """By what the best checkpoint is found, such as `lowest critic/loss`, `lowest evaluate/swd of 10000`."""
     latest: float | None = None
     """The value of that metric in the newest line."""
     latest_step: int = 0
@@ -56,9 +56,12 @@ class Progress:
     best_step: int | None = None
     """The step of that checkpoint."""
 
-    def judge_by(self, metric: str | None, which: str) -> None:
-        """Takes a metric, of which the `lowest` or `highest` value is the best; what another one said is forgotten."""
+    def judge_by(self, metric: str | None, which: str, count: int) -> None:
+        """Takes a metric, of which the `lowest` or `highest` value is the best; what another one said is forgotten, and
+        what an evaluation of another `count` of pictures did, which cannot be compared."""
         wanted = None if metric is None else f"{which} {metric}"
+        if metric is not None and metric.startswith("evaluate/"):
+            wanted += f" of {count}"
         if wanted != self.judged_by:
             self.judged_by, self.latest, self.best, self.best_step = wanted, None, None, None
 

@@ -19,6 +19,10 @@ MEASURED_BY = {
 }
 """Of what evaluate/NAME tells, the metric that measures it, where it has another name."""
 
+_HIGHER = ("precision", "recall", "modes", "label_accuracy", "inception_score")
+"""Of what evaluate/NAME tells, what is better the higher it is, here and in names that end in _own."""
+_LOWER = ("swd", "fd_own", "modes_kl", "fid", "kid")
+
 
 class Mistake(NamedTuple):
     """One thing wrong: the key, and a clause that says the value, what is allowed and the way out."""
@@ -141,6 +145,9 @@ def _evaluated(config: Config) -> Iterator[Mistake]:
         yield Mistake("checkpoint.best", f"{best} needs evaluate.every, which is not set; set it, or another metric")
     elif kind == "evaluate" and needed not in evaluate.metrics:
         yield Mistake("checkpoint.best", f"{best} is not measured; add {needed} to evaluate.metrics")
+    right = "highest" if name.removesuffix("_own") in _HIGHER else "lowest" if name in _LOWER else None
+    if kind == "evaluate" and right not in (None, config.checkpoint.best_is):
+        yield Mistake("checkpoint.best_is", f"{config.checkpoint.best_is} keeps the worst {best}; use {right}")
     if best == "evaluate/label_accuracy" and not config.data.classes:
         yield Mistake("checkpoint.best", f"{best} needs a class that was asked for; set data.classes")
     if evaluate.every is not None and config.data.order == "resampled":

@@ -205,7 +205,7 @@ class Evaluate(Section):
 
     every: Progress | None = None
     """Between two evaluations, of which the last step has one too; each has a line of metrics.jsonl. Unset: none."""
-    metrics: list[Measure] = ["swd", "ms_ssim"]
+    metrics: Annotated[list[Measure], Field(min_length=1)] = ["swd", "ms_ssim"]
     """swd and ms_ssim (Progressive GAN) need no weights; fd_own, precision_recall_own and modes take a classifier that
     is trained on the labelled shards; fid, kid, inception_score and precision_recall take Inception's weights."""
     count: Annotated[int, Field(ge=2)] = 10_000

@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     runtime = Runtime(_on_processes(config, launched_processes()))
     evaluator = Evaluator(config, runtime, dataset)
     found = _evaluations(args, config, runtime, evaluator)
-    runtime.from_main(lambda: _tell_all(args, found))  # before any leaves: the launcher ends all others
+    runtime.from_main(
+        lambda: _tell_all(args, found, config.evaluate.count)
+    )  # before any leaves: the launcher ends all others
     runtime.close()
     return 0
 
@@ -85,7 +87,7 @@ def _config(args: argparse.Namespace, folder: RunFolder) -> Config:
             overrides.append(f"{key}={json.dumps(given)}")
     if args.device is not None:
         overrides.append(f"train.device={args.device}")
-    return load_config([folder.config], overrides)
+    return load_config([folder.config], [*overrides, "checkpoint.best=null", "evaluate.every=null"])
 
 
 def _on_processes(config: Config, processes: int) -> Config:
@@ -97,6 +99,9 @@ def _on_processes(config: Config, processes: int) -> Config:
 def _evaluations(args: argparse.Namespace, config: Config, runtime: Runtime, evaluator: Evaluator) -> list[Evaluation]:
     from distgan.sampling.source import find
 
+    evaluator.prepare(lambda: runtime.watchdog.mark(0, "preparing evaluations"))
+    if set(config.evaluate.metrics) <= set(evaluator.left_out):
+        raise UserError("evaluate: nothing of what is asked for can be measured here, as is told above")
     found = []
     for step in _steps(args, runtime):
         began = time.perf_counter()
@@ -117,24 +122,36 @@ def _steps(args: argparse.Namespace, runtime: Runtime) -> Sequence[int]:
         return [args.step]
     folder = RunFolder(args.run)
 
+    def is_whole(step: int) -> bool:
+        try:
+            checkpoint.verify(folder.checkpoint(step))
+        except UserError as error:
+            tell(f"{error}; passed over")
+            return False
+        return True
+
     def search() -> list[int]:
         if args.all:
-            return sorted(checkpoint.steps_in(folder.checkpoints))
+            return [step for step in sorted(checkpoint.steps_in(folder.checkpoints)) if is_whole(step)]
         newest = checkpoint.newest_complete(folder.checkpoints, tell)
         return [] if newest is None else [int(newest.name)]
 
     steps = runtime.from_main(search)
     if not steps:
-        raise UserError(f"{args.run}: no checkpoint yet; train on")
+        raise UserError(f"{args.run}: no checkpoint yet that is whole; train on")
     return steps
 
 
-def _tell_all(args: argparse.Namespace, found: Sequence[Evaluation]) -> None:
+def _tell_all(args: argparse.Namespace, found: Sequence[Evaluation], count: int | None = None) -> None:
+    """`count`: pictures of each evaluation, where they were just made."""
     print(table(found), flush=True)
+    if count is not None:
+        print(f"{count} pictures, {'the last weights' if args.raw else 'averaged weights'}", flush=True)
     if args.json is None:
         return
     weights = "generator" if args.raw else "generator_ema"
-    text = json.dumps({"run": str(args.run), "weights": weights, "evaluations": [one._asdict() for one in found]})
+    about = {"run": str(args.run), "weights": weights} | ({} if count is None else {"count": count})
+    text = json.dumps({**about, "evaluations": [one._asdict() for one in found]})
     try:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         with new_file(args.json) as file:

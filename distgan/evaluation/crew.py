@@ -49,12 +49,19 @@ def threads(count: int) -> Iterator[Callable[[Callable[[Part], T], Iterable[Part
         torch.set_num_threads(before)
 
 
+class Interrupted(Exception):
+    """The run is to stop, and what was being made is not there; on all processes alike."""
+
+
 class Crew:
     """The threads of all processes. Its methods are collective."""
 
-    def __init__(self, runtime: Runtime, block: int, moved: Callable[[], None]) -> None:
-        """`block`: pictures of a block. `moved` is called after each, equally often on all processes."""
-        self.runtime, self.block, self._moved = runtime, block, moved
+    def __init__(
+        self, runtime: Runtime, block: int, moved: Callable[[], None], is_to_stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`block`: pictures of a block. `moved` is called after each, equally often on all processes; `is_to_stop`
+        says on the main process whether to leave long work undone."""
+        self.runtime, self.block, self._moved, self._is_to_stop = runtime, block, moved, is_to_stop
 
     def __enter__(self) -> Crew:
         self._stack = contextlib.ExitStack()
@@ -94,19 +101,30 @@ class Crew:
         everywhere = runtime.gather(here).view(runtime.world_size, rounds, size, *here.shape[1:])
         return everywhere.transpose(0, 1).flatten(0, 2)[:count]
 
-    def main(self, work: Callable[[Callable[[], None]], T]) -> T:
+    def main(self, work: Callable[[Callable[[], None]], T], *, may_stop: bool = False) -> T:
         """What `work` returns on the main process, which alone does it, on all. It is given the sign of life; the
-        others give theirs as often afterwards."""
+        others give theirs as often afterwards. With `may_stop` raises Interrupted, on all, where the run is to stop
+        between two of these signs."""
         times = 0
 
         def moved() -> None:
             nonlocal times
             times += 1
             self._moved()
+            if may_stop and self._is_to_stop():
+                raise Interrupted
 
-        found, times_there = self.runtime.from_main(lambda: (work(moved), times))
+        def attempt() -> tuple[T | None, int, bool]:
+            try:
+                return work(moved), times, True
+            except Interrupted:
+                return None, times, False
+
+        found, times_there, is_done = self.runtime.from_main(attempt)
         for _ in range(0 if self.runtime.is_main else times_there):
             self._moved()
+        if not is_done:
+            raise Interrupted
         return found
 
     def _rounds(self, count: int, size: int | None) -> int:

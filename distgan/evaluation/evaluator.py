@@ -44,12 +44,15 @@ class Evaluator:
         self._asked = list(dict.fromkeys(config.evaluate.metrics))
         _check_count(config.evaluate.count, self._asked)
         self._families: list[Family] | None = None
-        self.left_out: list[str] = []
-        """Of evaluate.metrics, what cannot be measured here; known once it is prepared."""
+        self.left_out: dict[str, str] = {}
+        """Of evaluate.metrics, what cannot be measured here, and why; known once it is prepared."""
+        self.is_to_stop: Callable[[], bool] = lambda: False
+        """Asked on the main process while a classifier is trained."""
 
     def prepare(self, moved: Callable[[], None] = _still) -> None:
         """All that needs the real pictures alone, unless it is there already. Collective; `moved` is called after each
-        block of work, equally often on all processes. Raises UserError for what evaluate names and is not there."""
+        block of work, equally often on all processes. Raises UserError for what evaluate names and is not there,
+        and Interrupted where `is_to_stop` said so: it is then to be prepared anew."""
         if self._families is not None:
             return
         ready = []
@@ -59,7 +62,7 @@ class Evaluator:
                 if reason is None:
                     ready.append(family)
                     continue
-                self.left_out += names
+                self.left_out |= dict.fromkeys(names, reason)
                 if self._runtime.is_main:
                     tell(f"evaluate: {', '.join(names)} left out: {reason}")
         self._families = ready
@@ -70,6 +73,8 @@ class Evaluator:
         The generator is in any mode, and is left as it was; the pictures are those of its evaluation mode."""
         self.prepare(moved)
         found: dict[str, float] = {}
+        if not self._families:
+            return found
         with self._crew(moved) as crew, evaluating(generator):
             count, labels = self._config.evaluate.count, self._labels()
             fakes = drawn(crew, generator, self._config.seed, count, labels)
@@ -78,7 +83,7 @@ class Evaluator:
         return found
 
     def _crew(self, moved: Callable[[], None]) -> Crew:
-        return Crew(self._runtime, block_of(self._config.data.resolution), moved)
+        return Crew(self._runtime, block_of(self._config.data.resolution), moved, lambda: self.is_to_stop())
 
     def _of_metrics(self) -> list[tuple[list[str], Family]]:
         """The families that are asked for, each with those of evaluate.metrics that it has."""

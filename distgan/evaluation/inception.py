@@ -136,7 +136,7 @@ def weights(file: str | None) -> Weights:
     if not path.is_file() and (failure := _fetched(path)):
         return Weights(
             None,
-            f"they take Inception's weights, which could not be fetched ({failure}); put {FILE} of torch-fidelity's "
+            f"Inception's weights are needed, which could not be fetched ({failure}); put {FILE} of torch-fidelity's "
             f"release v0.2.0 into {path.parent}, or name it in evaluate.inception",
         )
     found = _read(path, str(path), "remove it, so that it is fetched again")

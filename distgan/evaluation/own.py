@@ -57,10 +57,10 @@ class Own:
         dataset = self._reals.dataset
         if not len(classifier.labelled(dataset)):
             return (
-                "they take a classifier, and the shards have no labels of two classes or more; prepare the shards with "
+                "a classifier is needed, and the shards have no labels of two classes or more; prepare the shards with "
                 "labels, or leave them out of evaluate.metrics"
             )
-        kept = crew.main(lambda moved: self._classifier(crew.runtime.device, moved))
+        kept = crew.main(lambda moved: self._classifier(crew.runtime.device, moved), may_stop=True)
         self._extractor = OwnExtractor(kept.tensors, dataset.data.channels, crew.runtime.device)
         labels = self._reals.labels
         self._counts = torch.stack([(labels == label).sum() for label in self._extractor.classes])
@@ -75,7 +75,10 @@ class Own:
         kept = self._store.load(name)
         if kept is None:
             dataset = self._reals.dataset
-            tell(f"evaluate: training a classifier on {len(classifier.labelled(dataset))} labelled pictures")
+            tell(
+                f"evaluate: training a classifier on {len(classifier.labelled(dataset))} labelled pictures, once for "
+                "these shards; it takes a minute or more on a CPU"
+            )
             state, accuracy = classifier.train(dataset, device, moved)
             kept = Kept(state, {"accuracy": accuracy})
             self._store.save(name, *kept)

@@ -30,8 +30,10 @@ class Share(NamedTuple):
         return cls(count, parts, key, crew.block, crew.runtime.world_size)
 
     def pixels(self, block: range) -> Tensor:
-        """The pictures of one of this process's blocks, or those that it begins with."""
-        return self.parts[block.start // self.block // self.world_size][: len(block)]
+        """The pictures of one of this process's blocks, or those that it begins with. Where that is not its own but the
+        first of all (see Crew.each) it has as many, over and over those that there are: only their form counts."""
+        part = self.parts[block.start // self.block // self.world_size][: len(block)]
+        return part if len(part) == len(block) else part[torch.arange(len(block)) % len(part)]
 
     def keys(self, block: range) -> Tensor:
         """int64 [n]."""

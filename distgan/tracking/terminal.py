@@ -17,6 +17,13 @@ _SHORT = {
     THROUGHPUT: "images/s",
 }
 
+_JUDGED = "evaluate/"
+
+
+def _is_told(name: str) -> bool:
+    """What evaluations say, but for single levels of the pyramid."""
+    return name.startswith(_JUDGED) and not name.rpartition("_")[2].isdigit()
+
 
 class Terminal:
     """Progress with losses and images a second, on stderr."""
@@ -28,11 +35,16 @@ class Terminal:
 
     def metrics(self, line: dict) -> None:
         text = "  ".join(f"{short} {line[name]:.4g}" for name, short in _SHORT.items() if name in line)
+        judged = "  ".join(f"{name.removeprefix(_JUDGED)} {line[name]:.4g}" for name in line if _is_told(name))
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(line["step"] - self._bar.n)
+            if judged:
+                self._bar.write(f"step {line['step']}/{self._total}  {judged}", file=sys.stderr)
             return
         print(f"step {line['step']}/{self._total}  {text}{self._left(line)}", file=sys.stderr, flush=True)
+        if judged:
+            print(f"step {line['step']}/{self._total}  {judged}", file=sys.stderr, flush=True)
 
     def _left(self, line: dict) -> str:
         if self._first is None:

@@ -242,12 +242,27 @@ class TestMistakes:
                 "checkpoint.best: evaluate/swd needs evaluate.every, which is not set; set it, or another metric",
             ),
             (
-                {"checkpoint": {"best": "evaluate/recall_own"}, "evaluate": {"every": "10 steps"}},
+                {
+                    "checkpoint": {"best": "evaluate/recall_own", "best_is": "highest"},
+                    "evaluate": {"every": "10 steps"},
+                },
                 "checkpoint.best: evaluate/recall_own is not measured; add precision_recall_own to evaluate.metrics",
             ),
             (
+                {"checkpoint": {"best": "evaluate/modes"}, "evaluate": {"every": "10 steps", "metrics": ["modes"]}},
+                "checkpoint.best_is: lowest keeps the worst evaluate/modes; use highest",
+            ),
+            (
                 {
-                    "checkpoint": {"best": "evaluate/label_accuracy"},
+                    "checkpoint": {"best": "evaluate/fd_own", "best_is": "highest"},
+                    "evaluate": {"every": "10 steps", "metrics": ["fd_own"]},
+                },
+                "checkpoint.best_is: highest keeps the worst evaluate/fd_own; use lowest",
+            ),
+            ({"evaluate": {"metrics": []}}, "evaluate.metrics: [] is not allowed; must be "),
+            (
+                {
+                    "checkpoint": {"best": "evaluate/label_accuracy", "best_is": "highest"},
                     "evaluate": {"every": "10 steps", "metrics": ["modes"]},
                 },
                 "checkpoint.best: evaluate/label_accuracy needs a class that was asked for; set data.classes",

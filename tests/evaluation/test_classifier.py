@@ -35,8 +35,8 @@ def test_unlabelled_shards_have_the_other_metrics(tmp_path, capfd):
     evaluator = evaluator_of(config_of(tmp_path / "shards", "ms_ssim,fd_own,modes"))
     capfd.readouterr()
     evaluator.prepare()
-    assert evaluator.left_out == ["fd_own", "modes"]
+    assert list(evaluator.left_out) == ["fd_own", "modes"]
     assert capfd.readouterr().err == (
-        "distgan: evaluate: fd_own, modes left out: they take a classifier, and the shards have no labels of two "
+        "distgan: evaluate: fd_own, modes left out: a classifier is needed, and the shards have no labels of two "
         "classes or more; prepare the shards with labels, or leave them out of evaluate.metrics\n"
     )

@@ -13,6 +13,7 @@ from small_runs import make_run
 
 from distgan import runtime
 from distgan.cli import main
+from distgan.evaluation import inception
 
 
 @pytest.fixture
@@ -48,6 +49,31 @@ def test_the_newest_a_named_and_every_checkpoint(run, capsys):
     assert evaluate(run, "--step", 5, "--metrics", "ms_ssim") == {5: every[5]}
     assert evaluate(run, "--step", 5, "--metrics", "ms_ssim", "--raw")[5] != every[5]
     assert evaluate(run, "--step", 5, "--metrics", "ms_ssim", "--count", 30)[5] != every[5]
+
+
+def test_what_the_run_itself_is_judged_by_is_no_matter(run, capsys):
+    config = (run / "config.yaml").read_text()
+    assert "best: null" in config and "every: null" in config
+    judged = config.replace("best: null", "best: evaluate/modes").replace("best_is: lowest", "best_is: highest")
+    (run / "config.yaml").write_text(judged.replace("evaluate:\n  every: null", "evaluate:\n  every: 5 steps"))
+    assert list(evaluate(run, "--metrics", "ms_ssim")[15]) == ["ms_ssim"]
+    assert capsys.readouterr().out.splitlines()[-1] == "60 pictures, averaged weights"
+    assert json.loads((run.parent / "found.json").read_text())["count"] == 60
+
+
+def test_of_every_checkpoint_the_damaged_ones_are_passed_over(run, capsys):
+    (run / "checkpoints" / "00000010" / "generator_ema.safetensors").write_bytes(b"")
+    assert list(evaluate(run, "--all", "--metrics", "ms_ssim")) == [5, 15]
+    assert "00000010/generator_ema.safetensors: damaged" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_measured_that_is_an_error(run, monkeypatch, capsys):
+    monkeypatch.setattr(inception, "weights", lambda file: inception.Weights(None, "no weights"))
+    assert main(["evaluate", str(run), "--metrics", "fid,kid"]) == 1
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "distgan: evaluate: fid, kid left out: no weights",
+        "distgan: evaluate: nothing of what is asked for can be measured here, as is told above",
+    ]
 
 
 def test_shards_may_have_moved(run, own_shards):

@@ -31,6 +31,18 @@ def test_any_number_of_processes_finds_the_same_to_the_bit(known_shards, tmp_pat
     assert found[1] == found[2] == found[3]
 
 
+@pytest.mark.parametrize(("holdout", "count"), [(340, 100), (0, 51)])
+def test_a_process_may_have_but_a_part_of_a_block(known_shards, tmp_path, holdout, count):
+    """Of 60 pictures the second of two processes has the last 10, and none of the half that the floor is of; of 51 it
+    has one, and no pair."""
+    found = []
+    for processes in (1, 2):
+        settings = [f"evaluate.count={count}", *[f"data.holdout={holdout} images"] * bool(holdout)]
+        config = config_of(copied(known_shards, tmp_path / f"shards {processes}"), "swd,ms_ssim", *settings)
+        found += [metrics for metrics, _ in in_processes(processes, tmp_path / str(processes), evaluated, config)]
+    assert found[0] == found[1] == found[2]
+
+
 def test_the_classifier_is_the_same_for_any_number_of_processes(known_shards, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "_EPOCHS", 2)
     kept = []
