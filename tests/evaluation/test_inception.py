@@ -105,8 +105,8 @@ def test_without_weights_one_line_says_what_is_missing_and_the_rest_goes_on(know
     fetching, left_out = capfd.readouterr().err.splitlines()
     assert left_out == (
         "distgan: evaluate: fid, kid, inception_score, precision_recall left out: Inception's weights are needed, "
-        f"which could not be fetched (no route); put {FILE} of torch-fidelity's release v0.2.0 into {nothing_there}, or "
-        "name it in evaluate.inception"
+        f"which could not be fetched (no route); put {FILE} of torch-fidelity's release v0.2.0 into {nothing_there}, "
+        "or name it in evaluate.inception"
     )
     assert set(evaluator.measure(make_generator(config))) == {"ms_ssim"}
 
