@@ -46,7 +46,7 @@ _CIFAR10 = (
     *("train.length=2400 steps", "generator.width=16", "critic.width=16"),
     *("checkpoint.every=400 steps", "samples.every=100 steps", "tracking.every=10 steps"),
 )
-_QUICKDRAW = ("train.length=1500 steps", "checkpoint.every=375 steps", "tracking.every=10 steps")
+_QUICKDRAW = ("train.length=3750 steps", "checkpoint.every=750 steps", "tracking.every=10 steps")
 
 EXPERIMENTS = {
     "mnist_wgan_gp": Experiment("mnist_wgan_gp", "mnist", (*_MNIST, *_FAST), _LABELLED),
