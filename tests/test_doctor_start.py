@@ -20,6 +20,7 @@ import pytest
 import torch
 from forked import in_processes
 from launching import ROOT, TINY, run, train
+from PIL import Image
 
 from distgan import checkpoint
 from distgan.cli import main
@@ -567,3 +568,36 @@ def test_what_processes_say_is_one_row_where_it_is_the_same():
 )
 def test_sizes_are_read_at_a_glance(size, text):
     assert amount(size) == text
+
+
+class TestEvaluations:
+    EVERY = "evaluate.every=5 steps"
+
+    def test_there_is_no_row_without_any(self, tiny, capsys):
+        assert main(["doctor", *tiny]) == 0
+        assert "evaluations" not in table(capsys.readouterr().out)
+
+    def test_what_can_be_measured(self, tiny, capsys):
+        assert main(["doctor", *tiny, self.EVERY, "evaluate.metrics=[swd,modes]"]) == 0
+        rows = table(capsys.readouterr().out)
+        assert rows["evaluations"] == ("fine", "every 5 steps: swd, modes, of 10000 pictures")
+
+    def test_a_best_checkpoint_that_nobody_could_choose(self, tiny, tmp_path, capsys):
+        pictures = tmp_path / "pictures"
+        pictures.mkdir()
+        for number in range(32):
+            Image.effect_noise((32, 32), 40).convert("RGB").save(pictures / f"{number}.png")
+        prepare("images", pictures, tmp_path / "unlabelled", resolution=32, channels=3, workers=1)
+        settings = [*tiny, self.EVERY, "evaluate.metrics=[swd,fd_own]", f"data.shards={tmp_path / 'unlabelled'}"]
+        assert main(["doctor", *settings]) == 0
+        assert table(capsys.readouterr().out)["evaluations"][0] == "remark"
+        told = ill(capsys, [*settings, "checkpoint.best=evaluate/fd_own"], but="evaluations")
+        assert told.startswith("fd_own: need labels of two classes or more, and the shards have none; checkpoint.best")
+
+    def test_weights_of_inception(self, tiny, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+        settings = [*tiny, self.EVERY, "evaluate.metrics=[fid]"]
+        assert main(["doctor", *settings]) == 0
+        verdict, told = table(capsys.readouterr().out)["evaluations"]
+        assert verdict == "remark" and str(tmp_path / "hub") in told.replace("\n", "").replace(" ", "")
+        assert "no such file" in ill(capsys, [*settings, "evaluate.inception=/nope.pth"], but="evaluations")

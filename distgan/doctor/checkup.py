@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from distgan.config import Config
 from distgan.doctor.disk import check_disk
+from distgan.doctor.evaluations import check_evaluations
 from distgan.doctor.folder import check_folder
 from distgan.doctor.processes import Processes
 from distgan.doctor.room import check_room
@@ -77,6 +78,7 @@ def _looked_at(config: Config, runtime: Runtime | None, processes: Processes) ->
     yield _attempt("disk", lambda: check_disk(config)) if is_main else []
     yield _attempt("logging", lambda: check_tracking(config)) if is_main else []
     yield _attempt("shards", lambda: check_shards(config, device)) if is_first else []
+    yield _attempt("evaluations", lambda: check_evaluations(config)) if is_main else []
 
 
 def _attempt(what: str, check: Callable[[], list[Finding]]) -> list[Finding]:

@@ -125,14 +125,18 @@ def _score(fakes: Features) -> dict[str, float]:
     return {"inception_score": isc_features_to_metric(fakes.logits)[KEY_METRIC_ISC_MEAN]}
 
 
+def place_of_weights(file: str | None) -> Path:
+    """The file that is named, or else its place in the cache of torch.hub."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / FILE if file is None else Path(file).expanduser()
+
+
 def weights(file: str | None) -> Weights:
     """Inception's weights from a file, or where none is named from the cache of torch.hub, else downloaded into it."""
+    path = place_of_weights(file)
     if file is not None:
-        path = Path(file).expanduser()
         if not path.is_file():
             return Weights(None, f"evaluate.inception: {file}: no such file; give {FILE}, or leave it out", True)
         return _read(path, f"evaluate.inception: {file}", f"give {FILE} as torch-fidelity has it")
-    path = Path(torch.hub.get_dir()) / "checkpoints" / FILE
     if not path.is_file() and (failure := _fetched(path)):
         return Weights(
             None,
