@@ -13,12 +13,11 @@ from distgan import checkpoint, exit_status
 from distgan.assembly import generator_settings, make_critic, make_generator
 from distgan.averaging import WeightAverage
 from distgan.bad_numbers import BadUpdate, Update
-from distgan.config import MEASURED_BY, Config
+from distgan.config import Config
 from distgan.data.dataset import Dataset
-from distgan.errors import ConfigError, Diverged, UserError
-from distgan.evaluation.crew import Interrupted
-from distgan.evaluation.evaluator import Evaluator
+from distgan.errors import Diverged, UserError
 from distgan.evidence import Evidence, way_out
+from distgan.judging import Judging
 from distgan.measurements import Measurements
 from distgan.periodic import Clock, Periodic, TimeLimit
 from distgan.phases import Inputs, Phase, Phases
@@ -59,7 +58,7 @@ class Trainer:
             progress=checkpoint.Progress(),
             generator_settings=generator_settings(config),
         )
-        self.evaluator = None if config.evaluate.every is None else Evaluator(config, runtime, dataset)
+        self.judging = Judging(config, runtime, dataset, self._mark)
         self._first_step = self._saved_step = 0
         self.steps_taken = 0
         """By this start."""
@@ -100,7 +99,8 @@ class Trainer:
         self._mark("starting")
         try:
             self.recorder.start(self.average.network, self.dataset, self._summary(), self._raw)
-            self._prepare_evaluations(signals)
+            if self.progress.step < self.config.total_steps:
+                self.judging.prepare(lambda: signals.asked)
             status = self._train(signals)
         finally:
             self._mark("closing the record")
@@ -220,21 +220,6 @@ class Trainer:
             Periodic.of(config.checkpoint.every, config.images_per_step, save),
         )
 
-    def _prepare_evaluations(self, signals: StopSignals) -> None:
-        """Raises ConfigError where what is to choose the best checkpoint cannot be measured."""
-        if self.evaluator is None or self.progress.step == self.config.total_steps:
-            return
-        self.evaluator.is_to_stop = lambda: signals.asked
-        try:
-            self.evaluator.prepare(lambda: self._mark("preparing evaluations"))
-        except Interrupted:
-            return
-        best = self.config.checkpoint.best or ""
-        name = best.removeprefix("evaluate/")
-        reason = self.evaluator.left_out.get(MEASURED_BY.get(name, name))
-        if name != best and reason is not None:
-            raise ConfigError(f"checkpoint.best: {best} cannot be measured here: {reason}; or use another metric")
-
     def _evaluations(self) -> dict[str, float]:
         """How good the pictures of now are, where that is to be measured."""
         step = self.progress.step
@@ -243,11 +228,7 @@ class Trainer:
         # A run that was finished already has its last line, unless it was killed before it.
         if step == self._first_step and not self.runtime.from_main(lambda: int(self.recorder.wants_line(step))):
             return {}
-        try:
-            found = self.evaluator.measure(self.average.network, lambda: self._mark("evaluating"))
-        except Interrupted:  # before anything could be measured, so that there is nothing to lose
-            return {}
-        return {f"evaluate/{name}": value for name, value in found.items() if math.isfinite(value)}
+        return self.judging.of(self.average.network)
 
     def _check_finite(self, metrics: Metrics) -> None:
         """Raises UserError, on all processes alike, before broken weights replace whole ones.
