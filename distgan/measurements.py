@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import resource
 from collections.abc import Iterator
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn.utils import get_total_norm
 
 from distgan import randomness
 from distgan.config import Config
+from distgan.data.memory import taken_memory
 from distgan.phases import Inputs, Phase, Phases
 from distgan.reading import Reader
 from distgan.runtime import Runtime
@@ -113,7 +113,7 @@ class Measurements:
 
     def _memory(self) -> list[float]:
         """GB of this process, and of its device since this was last asked."""
-        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        host = taken_memory()[1] / 1e9
         if self._runtime.device.type != "cuda":
             return [host, 0.0]
         device = torch.cuda.max_memory_allocated(self._runtime.device) / 1e9

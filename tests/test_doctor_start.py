@@ -409,16 +409,17 @@ def test_a_step_that_cannot_fit_is_told_and_not_tried(tiny, capsys, monkeypatch,
 
 
 MEASURED = """
-import resource, sys
+import sys
 from distgan.config import load_config
+from distgan.data.memory import taken_memory
 from distgan.doctor.room import least
 from distgan.doctor.steps import Steps
 from distgan.runtime import Runtime
 config = load_config(sys.argv[1:2], sys.argv[2:])
 steps = Steps(config, Runtime(config))
-before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+before, _ = taken_memory()
 steps.take(0)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+_, peak = taken_memory()
 print((peak - before) / (config.train.batch_size * least(config, 1, eager=True).image))
 """
 

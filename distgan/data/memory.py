@@ -1,8 +1,9 @@
-"""How much memory this process may still take: of the machine, and of the control groups that a container or a batch
-system has put it in."""
+"""How much memory this process has, and how much it may still take: of the machine, and of the control groups that a
+container or a batch system has put it in."""
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,19 @@ def available_memory(proc: Path = Path("/proc"), groups: Path = _GROUPS) -> int:
     """Bytes that could still be had without anything being killed or swapped out."""
     rooms = [_of_machine(proc), *(_of_group(folder, names) for folder, names in _own_groups(proc, groups))]
     return max(min(room for room in rooms if room is not None), 0)
+
+
+def taken_memory(proc: Path = Path("/proc")) -> tuple[int, int]:
+    """Bytes of the machine's memory that this process has now, and the most that it has had at one time.
+
+    What the system counts as used (`ru_maxrss`) would not do: a process begins with its parent's.
+    """
+    try:
+        lines = dict(line.split(":", 1) for line in (proc / "self" / "status").read_text().splitlines())
+        now, most = (int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    except (OSError, KeyError, ValueError, IndexError):
+        now = most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return now, most
 
 
 def _of_machine(proc: Path) -> int:

@@ -20,7 +20,7 @@ from distgan.assembly import make_critic, make_generator
 from distgan.averaging import WeightAverage
 from distgan.bad_numbers import Update
 from distgan.config import Config
-from distgan.data.memory import available_memory
+from distgan.data.memory import available_memory, taken_memory
 from distgan.doctor.processes import Processes
 from distgan.errors import UserError
 from distgan.exit_status import LEFT_BEHIND
@@ -201,11 +201,11 @@ def room_of(runtime: Runtime) -> int:
     if runtime.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(runtime.device)
         return torch.cuda.mem_get_info(runtime.device)[0] + torch.cuda.memory_reserved(runtime.device)
-    return available_memory() // runtime.local_size + peak_of(runtime)
+    return available_memory() // runtime.local_size + taken_memory()[0]
 
 
 def peak_of(runtime: Runtime) -> int:
     """The most bytes that this process has had at one time: of its device, or of the machine where it is the CPU."""
     if runtime.device.type == "cuda":
         return torch.cuda.max_memory_allocated(runtime.device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the whole life of the process
+    return taken_memory()[1]  # of the whole life of the process

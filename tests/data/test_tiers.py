@@ -14,7 +14,6 @@ import torch
 from made_shards import dataset, numbers_of, read, write_shards
 
 from distgan.data import tiers
-from distgan.data.memory import available_memory
 from distgan.data.on_device import Resident, ResidentStream
 from distgan.data.place import Place
 from distgan.data.shared_pictures import SharedPictures
@@ -187,45 +186,6 @@ def test_a_set_on_the_device_is_decoded_from_anywhere_on(shards):
         stream = ResidentStream(plan, Resident(plan, pictures, None, torch.device("cpu"), 2, first))
         assert [n for _ in range(9) for n in numbers_of(next(stream).pixels)] == read(dataset(shards), 9)
         stream.close()
-
-
-def test_available_memory_is_no_more_than_the_machine_has():
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 0 < available_memory() <= total
-
-
-GB = 10**9
-
-
-def write_group(folder, names, limit, used, file=0):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, value in zip(names, (limit, used), strict=True):
-        (folder / name).write_text(f"{value}\n")
-    (folder / "memory.stat").write_text(f"anon 5\ninactive_file {file}\ntotal_inactive_file {file}\n")
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_the_limit_of_a_batch_job_counts_wherever_it_is_set(tmp_path, version):
-    """As Slurm does it: the step has no limit of its own, its job has one; files in the cache can be given back."""
-    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
-    (proc / "self").mkdir(parents=True)
-    (proc / "meminfo").write_text("MemTotal: 1 kB\nMemAvailable: 100000000 kB\n")
-    line, root, names = (
-        ("0::/system.slice/job_7/step_0", groups, ("memory.max", "memory.current"))
-        if version == 2
-        else (
-            "4:cpu:/\n5:memory:/system.slice/job_7/step_0",
-            groups / "memory",
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        )
-    )
-    (proc / "self" / "cgroup").write_text(line + "\n")
-    assert available_memory(proc, groups) == 100_000_000 * 1024
-    write_group(root / "system.slice/job_7/step_0", names, "max", 3 * GB)
-    write_group(root / "system.slice/job_7", names, 8 * GB, 7 * GB, 2 * GB)
-    assert available_memory(proc, groups) == 3 * GB
-    write_group(root / "system.slice/job_7", names, 8 * GB, 9 * GB)
-    assert available_memory(proc, groups) == 0
 
 
 @pytest.mark.gpu
