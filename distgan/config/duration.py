@@ -36,8 +36,13 @@ class Duration:
         if self.unit == "steps":
             return math.ceil(self.amount)
         if self.unit == "kimg":
-            return math.ceil(Fraction(repr(self.amount)) * 1000 / images_per_step)  # exact: 16.1 kimg are 16,100
+            return math.ceil(self.images / images_per_step)
         raise ValueError(f"{self} is a time, not a number of steps")
+
+    @property
+    def images(self) -> Fraction:
+        """The number of images of a duration in kimg, exact: 16.1 kimg are 16,100."""
+        return Fraction(repr(self.amount)) * 1000
 
     @property
     def seconds(self) -> float | None:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from distgan.config.duration import AnyDuration, Duration, Progress, Time
 from distgan.config.families import Critic, Generator
+from distgan.config.growing import Course, Growing
 from distgan.config.size import AnySize, Size
 from distgan.config.values import Count, NotNegative, Positive, Section
 
@@ -268,10 +269,18 @@ class Config(Section):
     objective: Objective = Objective()
     generator: Generator
     critic: Critic
+    growing: Growing | None = None
+    """Progressive growing, of networks that can; unset: data.resolution from the first step on."""
     checkpoint: Checkpoint = Checkpoint()
     samples: Samples = Samples()
     evaluate: Evaluate = Evaluate()
     tracking: Tracking = Tracking()
+
+    @property
+    def course(self) -> Course:
+        """Which step is at which resolution, with what batch."""
+        train = self.train
+        return Course.of(train.length, train.batch_size, train.critic_steps, self.growing, self.data.resolution)
 
     @property
     def images_per_step(self) -> int:
@@ -280,4 +289,4 @@ class Config(Section):
 
     @property
     def total_steps(self) -> int:
-        return self.train.total_steps
+        return self.course.steps
