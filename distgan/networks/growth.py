@@ -3,9 +3,8 @@ how far the layers of that resolution have come in.
 
 A growing network has all its parameters from the start and uses those of the resolutions up to the one of now, of
 which its pictures are; in evaluation mode a generator enlarges them to the full one. The layers of the newest
-resolution come in smoothly: what the network makes is  lerp(what it makes without them, what it makes with them, share).
-The share is a tensor, so that a compiled network is compiled anew only when the resolution changes, and both are in
-its checkpoint.
+resolution come in smoothly: the network blends what it makes without them and with them, by their share. The share is
+a tensor, so that a compiled network is compiled anew only when the resolution changes, and both are in its checkpoint.
 """
 
 from __future__ import annotations
