@@ -438,7 +438,7 @@ def test_the_reference_lists_every_key_with_default_and_help():
 
 def test_lengths_are_counted_in_steps():
     run = config(train={"length": "1 kimg", "batch_size": 10, "critic_steps": 4})
-    assert (run.images_per_step, run.total_steps) == (40, 25)
+    assert (run.course.images, run.total_steps) == (1000, 25)
 
 
 @pytest.mark.parametrize("amount", ["10%", "1000", "0.1", ""])
