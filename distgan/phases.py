@@ -131,9 +131,9 @@ class Phases:
     def grow(self, step: int) -> None:
         """The newest layers have now come in as far as they are to at `step` of this stage."""
         self.share = self.stage.share(step)
-        for network in (self.generator, self._critic):
-            if growth := growth_of(network):
-                growth.set_to(self.stage.resolution, self.share)
+        if self.config.growing is not None:
+            for network in (self.generator, self._critic):
+                growth_of(network).set_to(self.stage.resolution, self.share)
 
     def reset(self) -> None:
         """Forgets all updates so far: the networks are now those of another step."""

@@ -14,6 +14,7 @@ from distgan.assembly import generator_settings, make_critic, make_generator
 from distgan.averaging import WeightAverage
 from distgan.bad_numbers import BadUpdate, Update
 from distgan.config import Config
+from distgan.config.growing import Stage
 from distgan.data.dataset import Dataset
 from distgan.errors import Diverged, UserError
 from distgan.evidence import Evidence, way_out
@@ -158,24 +159,28 @@ class Trainer:
         return "finished" if self.progress.step == self._course.steps else "preempted"
 
     def _enter(self) -> None:
-        """Brings the phases to the stage of now. In its first step the optimisers have no past, as in Progressive GAN's
-        code; what a checkpoint from within it says of theirs is kept."""
-        phases, step = self.phases, self.progress.step
+        """Brings all to the stage of now, and as far in it as its newest step."""
+        step = self.progress.step
         stage = self._course.stage(step)
-        is_grown = step == stage.first > 0
-        if stage == phases.stage and not is_grown:
-            return
+        has_grown = step == stage.first > 0
+        if has_grown or stage != self.phases.stage:
+            self._renew(stage, has_grown)
+        self.phases.grow(max(step - 1, stage.first))
+        if self.config.growing is not None:
+            growth_of(self.average.network).set_to(stage.resolution, self.phases.share)
+
+    def _renew(self, stage: Stage, has_grown: bool) -> None:
+        """Phases of this stage: at its beginning with optimisers that have no past, as in Progressive GAN's code, else
+        with what the ones before have, as a checkpoint may have filled them."""
+        phases = self.phases
         kept = {phase.name: (phase.optimizer.state_dict()["state"], phase.scaler.state_dict()) for phase in phases}
         phases.enter(stage)
         for phase in phases:
             self.state.optimizers[phase.name], self.state.scalers[phase.name] = phase.optimizer, phase.scaler
-            if not is_grown:
+            if not has_grown:
                 phase.keep(*kept[phase.name])
-        if is_grown:
+        if has_grown:
             self.progress.tried = dict.fromkeys(self.progress.tried, 0)
-        phases.grow(max(step - 1, stage.first))
-        if growth := growth_of(self.average.network):
-            growth.set_to(stage.resolution, phases.share)
         phases.settle()
 
     def _train_stage(self, vote: Vote, limit: TimeLimit, clock: Clock) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -63,6 +63,8 @@ Optimizer = Annotated[Adam | RmsProp, Field(discriminator="name"), BeforeValidat
 
 
 class Network(Section):
+    grows: ClassVar[bool] = False
+    """Whether it can begin at a lower resolution (`growing`)."""
     optimizer: Optimizer = Adam()
     """The optimiser of this network."""
 
