@@ -282,7 +282,7 @@ def _split_graphs(config: Config, local: int, processes: int) -> Iterator[Mistak
             f"true is not possible where train.micro_batch {micro} splits the {local} images of a process: the replay "
             f"of one overwrites the gradients of the other; use at least {local}, or false",
         )
-    if processes > 1 and "batch" in (config.generator.norm, getattr(config.critic, "norm", "none")):
+    if processes > 1 and "batch" in (getattr(part, "norm", "none") for part in (config.generator, config.critic)):
         yield Mistake(
             "train.cuda_graphs",
             f"true is not possible with batch norm on {processes} processes, which talk to each other in the middle of "

@@ -83,6 +83,13 @@ class _Resnet(Network):
         return [32, 64, 128]
 
 
+class _Progressive(Network):
+    grows: ClassVar[bool] = True
+
+    def resolutions(self) -> list[int] | None:
+        return [8, 16, 32, 64, 128, 256, 512, 1024]
+
+
 class MlpGenerator(Network):
     """Fully connected generator (WGAN's and WGAN-GP's)."""
 
@@ -167,5 +174,29 @@ class ResnetCritic(_Resnet):
     """Normalisation; batch only without a gradient penalty."""
 
 
-Generator = Annotated[MlpGenerator | DcganGenerator | ResnetGenerator, Field(discriminator="name")]
-Critic = Annotated[MlpCritic | DcganCritic | ResnetCritic, Field(discriminator="name")]
+class ProgressiveGenerator(_Progressive):
+    """Progressive GAN's generator (Karras et al. 2018; there Adam with lr 1e-3, betas 0, 0.99 and eps 1e-8)."""
+
+    name: Literal["progressive"]
+    """The network family."""
+    latent: Count = 512
+    """Dimension of the standard normal latent z."""
+    width: Count = 512
+    """Channels up to 32 px; they halve with each doubling of the resolution from there on."""
+
+
+class ProgressiveCritic(_Progressive):
+    """Progressive GAN's critic (Karras et al. 2018; there Adam with lr 1e-3, betas 0, 0.99 and eps 1e-8)."""
+
+    name: Literal["progressive"]
+    """The network family."""
+    width: Count = 512
+    """Channels up to 32 px; they halve with each doubling of the resolution from there on."""
+    minibatch_std: Group = 4
+    """Images of a group whose standard deviation is a last map (Progressive GAN sec. 3); 0: none."""
+
+
+Generator = Annotated[
+    MlpGenerator | DcganGenerator | ResnetGenerator | ProgressiveGenerator, Field(discriminator="name")
+]
+Critic = Annotated[MlpCritic | DcganCritic | ResnetCritic | ProgressiveCritic, Field(discriminator="name")]

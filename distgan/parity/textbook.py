@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distgan.networks.activations import LeakyReLU, ReLU
+from distgan.networks.equalised import EqualisedConv2d, EqualisedPooledConv2d, EqualisedUpsampledConv2d
 from distgan.networks.minibatch import group_size
 from distgan.networks.norms import GlobalBatchNorm
 from distgan.networks.resampling import PooledConv2d, UpsampledConv2d
@@ -35,6 +36,16 @@ class _UpsampleThenConvolve(nn.Conv2d):
         return super().forward(repeated)
 
 
+class _EqualisedConvolveThenPool(EqualisedConv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(super().forward(x), 2)
+
+
+class _EqualisedUpsampleThenConvolve(EqualisedConv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
+
+
 class _BatchNorm(nn.Module):
     """Over the whole batch, which is on this one process."""
 
@@ -49,6 +60,8 @@ _PLAIN = {
     LeakyReLU: _LeakyReLU,
     PooledConv2d: _ConvolveThenPool,
     UpsampledConv2d: _UpsampleThenConvolve,
+    EqualisedPooledConv2d: _EqualisedConvolveThenPool,
+    EqualisedUpsampledConv2d: _EqualisedUpsampleThenConvolve,
     GlobalBatchNorm: _BatchNorm,
 }
 
