@@ -4,10 +4,10 @@ layers come in."""
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 import torch
 from launching import (
@@ -15,8 +15,6 @@ from launching import (
     assert_same_weights,
     command,
     lines,
-    options,
-    run,
     train,
     without_machine,
     worst_difference,
@@ -25,9 +23,13 @@ from launching import (
 from PIL import Image
 from safetensors.torch import load_file
 
+from distgan.config import load_config
+from distgan.sampling.fixed import fixed_grid, generate
+from distgan.sampling.source import find
+
 GROWING = ROOT / "tests" / "growing.yaml"
-TO_STEP = [3, 4, 6, 12, 14]
-"""At one resolution; where it grows; while layers come in; where it grows again; and while those come in."""
+TO_STEP = [4, 6, 14]
+"""Where it grows, and twice while layers come in."""
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +95,10 @@ def moments(checkpoint) -> dict[str, torch.Tensor]:
 
 def test_at_a_new_resolution_the_optimisers_begin_anew(whole):
     """As Progressive GAN's code has it, which resets them when layers are added."""
-    steps = {number: moments(whole / "checkpoints" / f"{number:08d}") for number in (4, 6, 12, 14)}
-    counts = {
-        number: {value.item() for name, value in tensors.items() if name.startswith("critic.") and name.endswith("step")}
-        for number, tensors in steps.items()
-    }
+    counts = {}
+    for number in (4, 6, 12, 14):
+        found = moments(whole / "checkpoints" / f"{number:08d}")
+        counts[number] = {found[name].item() for name in found if name.startswith("critic.") and name.endswith("step")}
     assert counts == {4: {8}, 6: {4}, 12: {16}, 14: {4}}
 
 
@@ -109,17 +110,18 @@ def test_only_the_layers_of_the_resolutions_so_far_have_moments(whole):
 
 
 def test_pictures_are_of_the_full_size_all_along_and_no_finer_than_the_resolution_of_now(whole):
-    for step, side in ((2, 8), (4, 8), (10, 16), (12, 16)):
-        grid = torch.frombuffer(bytearray(Image.open(whole / "samples" / f"{step:08d}.png").tobytes()), dtype=torch.uint8)
-        picture = grid.reshape(*Image.open(whole / "samples" / f"{step:08d}.png").size[::-1], 3)[2:34, 2:34]
-        squares = picture.reshape(side, 32 // side, side, 32 // side, 3).transpose(1, 2).flatten(2, 3)
-        assert (squares == squares[:, :, :1]).all()
+    for step, side in ((2, 8), (4, 8), (10, 16), (12, 16), (24, 32)):
+        drawn = generate(find(whole, step=step).generator, torch.arange(4), None)
+        squares = drawn.reshape(4, 3, side, 32 // side, side, 32 // side).transpose(3, 4).flatten(4, 5)
+        assert drawn.shape == (4, 3, 32, 32) and (squares == squares[..., :1]).all()
+        assert not (drawn[..., ::2] == drawn[..., 1::2]).all() or side < 32
     assert len({Image.open(path).size for path in (whole / "samples").glob("*.png")}) == 1
 
 
-def test_a_checkpoint_from_while_layers_come_in_is_drawn_as_training_drew_it(whole, tmp_path):
-    run(
-        ["distgan", "sample", str(whole), "--step", "14", "--count", "4", "--out", str(tmp_path / "four.png")],
-        cwd=tmp_path,
-    )
-    assert Image.open(tmp_path / "four.png").size[0] >= 64
+def test_a_checkpoint_from_while_layers_come_in_is_drawn_as_training_drew_it(whole):
+    state = load_file(whole / "checkpoints" / "00000014" / "generator_ema.safetensors")
+    assert state["growth.resolution"] == 32 and state["growth.share"] == 0.5
+    config = load_config([whole / "config.yaml"])
+    found = find(whole, step=14)
+    expected = Image.open(whole / "samples" / "00000014.png")
+    assert np.array_equal(fixed_grid(found.generator, config), np.array(expected))

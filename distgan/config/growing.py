@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from distgan.config.duration import Duration, Progress
 from distgan.config.values import Count, Section
@@ -19,7 +19,12 @@ def _power_of_two(value: int) -> int:
     return value
 
 
-Side = Annotated[int, AfterValidator(_power_of_two)]
+def _number(value: object) -> object:
+    """Of a key that went through JSON, which knows names alone."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+Side = Annotated[int, BeforeValidator(_number), AfterValidator(_power_of_two)]
 
 
 class Growing(Section):

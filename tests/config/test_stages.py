@@ -83,7 +83,7 @@ def test_what_is_done_now_and_then_is_counted_anew_at_each_resolution(every):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        (["growing.start=6"], "growing.start: 6 is not allowed; allowed: 4, 8, 16 or another power of two"),
+        (["growing.start=6"], "growing.start: 6 is not allowed; must be 4, 8, 16 or another power of two"),
         (["growing.start=32"], "growing.start: 32 pixels are not doubled to data.resolution 32"),
         (["growing.batch_sizes={64: 8}"], "growing.batch_sizes: 64 is no resolution of this run, which has 8, 16, 32"),
         (["growing.batch_sizes={8: 6}"], "growing.batch_sizes 8: 6 images cannot be split into groups"),
