@@ -14,13 +14,11 @@ from distgan.assembly import generator_settings, make_critic, make_generator
 from distgan.averaging import WeightAverage
 from distgan.bad_numbers import BadUpdate, Update
 from distgan.config import Config
-from distgan.config.growing import Stage
 from distgan.data.dataset import Dataset
 from distgan.errors import Diverged, UserError
 from distgan.evidence import Evidence, way_out
 from distgan.judging import Judging
 from distgan.measurements import Measurements
-from distgan.networks.growth import growth_of
 from distgan.periodic import Clock, Periodic, TimeLimit
 from distgan.phases import Inputs, Phase, Phases
 from distgan.reading import Reader
@@ -29,6 +27,7 @@ from distgan.restoring import Restorer
 from distgan.run_folder import RunFolder
 from distgan.runtime import Runtime, Vote, parameters
 from distgan.schedules import ema_decay
+from distgan.stages import Stages
 from distgan.stopping import StopSignals
 from distgan.tracking.meter import Meter, Metrics
 from distgan.tracking.names import HISTOGRAM, REPLACED
@@ -61,6 +60,7 @@ class Trainer:
             progress=checkpoint.Progress(),
             generator_settings=generator_settings(config),
         )
+        self.stages = Stages(config, self.phases, self.state, self.average.network)
         self.judging = Judging(config, runtime, dataset, self._mark)
         self._first_step = self._saved_step = 0
         self.steps_taken = 0
@@ -98,7 +98,7 @@ class Trainer:
         """
         self._mark("resuming")
         self.restorer.resume(self.dataset.fingerprint, allow_other_data=allow_other_data, init_from=init_from)
-        self._enter()
+        self.stages.enter()
         exit_status.way_on = self.folder.way_on
         self._first_step = self._saved_step = self.progress.step
         self.phases.guard.in_a_row.update(self.progress.skipped_in_a_row)
@@ -154,34 +154,10 @@ class Trainer:
         clock, stop = Clock(self.progress.seconds), False
         while not stop:
             if self._course.stage(self.progress.step) != self.phases.stage:
-                self._enter()
+                self._mark("growing")
+                self.stages.enter()
             stop = self._train_stage(vote, limit, clock) or self.progress.step == self._course.steps
         return "finished" if self.progress.step == self._course.steps else "preempted"
-
-    def _enter(self) -> None:
-        """Brings all to the stage of now, and as far in it as its newest step."""
-        step = self.progress.step
-        stage = self._course.stage(step)
-        has_grown = step == stage.first > 0
-        if has_grown or stage != self.phases.stage:
-            self._renew(stage, has_grown)
-        self.phases.grow(max(step - 1, stage.first))
-        if self.config.growing is not None:
-            growth_of(self.average.network).set_to(stage.resolution, self.phases.share)
-
-    def _renew(self, stage: Stage, has_grown: bool) -> None:
-        """Phases of this stage: at its beginning with optimisers that have no past, as in Progressive GAN's code, else
-        with what the ones before have, as a checkpoint may have filled them."""
-        phases = self.phases
-        kept = {phase.name: (phase.optimizer.state_dict()["state"], phase.scaler.state_dict()) for phase in phases}
-        phases.enter(stage)
-        for phase in phases:
-            self.state.optimizers[phase.name], self.state.scalers[phase.name] = phase.optimizer, phase.scaler
-            if not has_grown:
-                phase.keep(*kept[phase.name])
-        if has_grown:
-            self.progress.tried = dict.fromkeys(self.progress.tried, 0)
-        phases.settle()
 
     def _train_stage(self, vote: Vote, limit: TimeLimit, clock: Clock) -> bool:
         """To the end of the stage, or until it is to stop, which is returned."""
@@ -349,7 +325,7 @@ class Trainer:
             self.recorder.rolls_back(made + 1)
             self.restorer.go_back(newest)
             self.phases.reset()
-            self._enter()
+            self.stages.enter()
             self.reader.forget()
             self._first_step = self._saved_step = self.progress.step
             self.recorder.rewind(self.progress.step)

@@ -57,6 +57,15 @@ def options(**kwargs) -> dict:
     return {"capture_output": True, "text": True, "timeout": 300, "env": environment, **kwargs}
 
 
+def family(process: int) -> list[int]:
+    """A process and all that descend from it."""
+    found = [process]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            found += map(int, task.read_text().split())
+    return found
+
+
 def lines(run: Path) -> list[dict]:
     """metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -28,7 +28,7 @@ STOREYS = [
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
     ["sampling", "phases", "slurm"],
     ["collapse", "compare", "evaluation", "evidence", "parity", "reading"],
-    ["judging", "measurements", "recorder", "restoring"],
+    ["judging", "measurements", "recorder", "restoring", "stages"],
     ["trainer"],
     ["doctor"],
     ["train", "cli"],

@@ -4,6 +4,8 @@ layers come in."""
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import time
 
@@ -14,6 +16,7 @@ from launching import (
     ROOT,
     assert_same_weights,
     command,
+    family,
     lines,
     train,
     without_machine,
@@ -73,14 +76,13 @@ def test_a_run_that_was_killed_while_layers_come_in_ends_with_the_same_bits(grow
     arguments, folder = growing
     killed = folder / "killed"
     words = arguments("killed", "checkpoint.every=1 steps")
-    process = subprocess.Popen(
-        command(*words, processes=2), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command(*words, processes=2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (killed / "checkpoints" / "00000005").is_dir():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=True)
+    for one in family(process.pid):
+        os.kill(one, signal.SIGKILL)
     process.wait()
     reached = max(int(path.name) for path in (killed / "checkpoints").iterdir() if path.name.isdecimal())
     train(*words, processes=2)

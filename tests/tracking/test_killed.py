@@ -10,7 +10,7 @@ from pathlib import Path
 
 import launching
 import numpy as np
-from launching import TINY, command, train
+from launching import TINY, command, family, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb_records import history, lines, segments
 
@@ -18,15 +18,6 @@ from distgan.run_folder import read_lines
 
 TIMED = ("seconds", "throughput/", "memory/")
 """Metrics that no two trainings have alike."""
-
-
-def family(process: int) -> list[int]:
-    """A process and all that descend from it."""
-    found = [process]
-    for parent in found:
-        for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            found += map(int, task.read_text().split())
-    return found
 
 
 def kill_later(arguments: list, run: Path, steps: int, whole: bool) -> None:
