@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -21,6 +22,10 @@ INNER_SCALE = 16.0
 changes no bit of it in float32 and bfloat16, far from the ends of their range; in float16 it keeps entries from
 vanishing where the critic is flat, and has room to grow where it is steep (benchmarks/inner_gradient.py,
 docs/penalty.md)."""
+
+
+ENOUGH = 16
+"""Images, with which torch counts right (`_is_miscounted`)."""
 
 
 class CriticObjective(nn.Module):
@@ -152,11 +157,11 @@ class CriticObjective(nn.Module):
         }
 
     def _scores(
-        self, images: Tensor, labels: Tensor | None, keys: Tensor, roles: tuple[str, ...], *, one_more: bool = False
+        self, images: Tensor, labels: Tensor | None, keys: Tensor, roles: tuple[str, ...], *, spare: int = 0
     ) -> Tensor:
         """Scores of several groups of N pictures in one forward; each role has its own dropout.
 
-        `one_more`: with an image more in it, whose score is left out.
+        `spare`: with so many images more in it, whose scores are left out.
 
         A critic with batch norm sees each group alone, as DCGAN and WGAN have it: together, it would be trained as
         one function and used by the generator, whose pictures come alone, as another.
@@ -166,10 +171,10 @@ class CriticObjective(nn.Module):
             return torch.cat([self._scores(group, labels, keys, (role,)) for group, role in groups])
         repeated = None if labels is None else labels.repeat(len(roles))
         subkeys = torch.cat([randomness.subkeys(keys, role) for role in roles])
-        if one_more:
-            images, repeated, subkeys = (_one_more(rows) for rows in (images, repeated, subkeys))
+        if spare:
+            images, repeated, subkeys = (_extended(rows, spare) for rows in (images, repeated, subkeys))
         scores = self.critic(images, repeated, subkeys)
-        scores = scores[:-1] if one_more else scores
+        scores = scores[:-spare] if spare else scores
         return scores if scores.dtype == torch.float64 else scores.float()
 
     def _input_gradient(self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor) -> Tensor:
@@ -183,10 +188,10 @@ class CriticObjective(nn.Module):
         """
         points = self._points(real, fake, keys)
         roles = tuple(f"penalty {i}" for i in range(self.penalty.copies))
-        one_more = group_size(self.critic) == 1 and _is_miscounted(points)
+        spare = _spares(len(points), group_size(self.critic)) if _is_miscounted(points) else 0
 
         def scaled_sum(x: Tensor) -> Tensor:
-            return INNER_SCALE * self._scores(x, labels, keys, roles, one_more=one_more).sum()
+            return INNER_SCALE * self._scores(x, labels, keys, roles, spare=spare).sum()
 
         if (recomputes(self.critic) or self._apart) and torch.is_grad_enabled():
             points.requires_grad_()
@@ -209,12 +214,16 @@ def _is_miscounted(points: Tensor) -> bool:
     """Whether a double backward would go through convolutions that torch gets wrong.
 
     On CPUs, for bfloat16 and an even number of images below 16, the weight gradient of the double backward of a 3 x 3
-    convolution of stride 1 is unrelated to the right one (torch 2.14, oneDNN; docs/log.md). One image more helps.
-    Where it would cut the groups of a minibatch statistic there is no such layer."""
-    is_short = len(points) < 16 and len(points) % 2 == 0
+    convolution of stride 1 is unrelated to the right one (torch 2.14, oneDNN; docs/log.md). More images help."""
+    is_short = len(points) < ENOUGH and len(points) % 2 == 0
     return is_short and points.device.type == "cpu" and _working_dtype(points) == torch.bfloat16
 
 
-def _one_more(rows: Tensor | None) -> Tensor | None:
-    """The last row again, at the end."""
-    return None if rows is None else torch.cat([rows, rows[-1:].detach()])
+def _spares(count: int, group: int) -> int:
+    """The fewest images that are whole groups and make of an even `count` an odd one, or enough."""
+    return group if group % 2 else math.ceil((ENOUGH - count) / group) * group
+
+
+def _extended(rows: Tensor | None, spare: int) -> Tensor | None:
+    """With so many more at the end, copies of the last one."""
+    return None if rows is None else torch.cat([rows, rows[-1:].detach().repeat_interleave(spare, dim=0)])

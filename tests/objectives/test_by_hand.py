@@ -90,10 +90,16 @@ def test_in_bf16_the_chain_is_as_far_from_float64_as_autograd_is(name):
     assert mine < max(0.02, 1.5 * autograds)
 
 
-@pytest.mark.parametrize("count", [2, 8, 12])
-def test_in_bf16_autograds_penalty_is_there_for_any_number_of_pictures(count):
+@pytest.mark.parametrize(
+    "count, name, settings",
+    [
+        *((count, "resnet", {"width": 16, "norm": "layer"}) for count in (2, 8, 12)),
+        *((count, "progressive", {"width": 32, "minibatch_std": group}) for count, group in ((8, 4), (4, 2), (6, 3))),
+    ],
+)
+def test_in_bf16_autograds_penalty_is_there_for_any_number_of_pictures(count, name, settings):
     """On CPUs torch's own double backward has unrelated weight gradients for a few even numbers (docs/log.md)."""
-    critic = critic_of("resnet", 32, width=16, norm="layer")
+    critic = critic_of(name, 32, **settings)
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = CriticObjective(critic)(**inputs_of(32, count=count, dtype=torch.float32))
     found = {name: gradient.double() for name, gradient in gradients(loss, critic).items()}

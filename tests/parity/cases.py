@@ -25,6 +25,7 @@ NETWORKS: dict[str, dict] = {
     "dcgan group": {"name": "dcgan", "resolution": 16, "width": 4, "norm": "group"},
     "dcgan minibatch, dropout": {"name": "dcgan", "resolution": 16, "width": 4, "minibatch_std": 2, "dropout": 0.2},
     "resnet": {"name": "resnet", "resolution": 32, "width": 4},
+    "progressive": {"name": "progressive", "resolution": 8, "width": 8, "minibatch_std": 2},
 }
 
 PENALTIES: dict[str, dict] = {

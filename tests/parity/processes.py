@@ -12,6 +12,7 @@ from parity.cases import ACCUMULATIONS, AT_ONCE, PENALTIES, Subject, batch_of, c
 
 from distgan.compiling import compile_or_fall_back
 from distgan.config import load_config
+from distgan.networks.growth import in_use
 from distgan.objectives.critic import CriticObjective
 from distgan.parity.check import BOUNDS, REDUCTION_BOUNDS, local_means, settled
 from distgan.parity.measure import error
@@ -42,6 +43,9 @@ def objective_of(subject: Subject, backend: str = "inductor") -> CriticObjective
     """Compiled already where the subject is, so that processes forked from this one need not compile."""
     critic = critic_of(subject.network, subject.conditional)
     critic = (critic.double() if subject.precision == "fp64" else critic).to(memory_format=torch.channels_last)
+    used = set(in_use(critic))
+    for parameter in critic.parameters():
+        parameter.requires_grad = parameter in used
     objective = CriticObjective(critic, **PENALTIES[subject.penalty])
     if subject.compiled:
         objective.use_compiler(lambda function: compile_or_fall_back(function, backend=backend))
@@ -65,7 +69,8 @@ def make_phase(runtime: Runtime, objective: CriticObjective, batch: Batch, every
     optimizer = torch.optim.SGD(objective.critic.parameters(), lr=1.0)
     objective._is_accelerate_prepared = False  # by the process that this one was forked from
     wrapped = runtime.wrap(objective)
-    return Phase("critic", objective.critic, wrapped, arguments, optimizer, runtime.make_scaler(), None)
+    critic = objective.critic
+    return Phase("critic", critic, in_use(critic), wrapped, arguments, optimizer, runtime.make_scaler(), None)
 
 
 def prepared(images: torch.Tensor, runtime: Runtime) -> torch.Tensor:

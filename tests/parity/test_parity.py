@@ -45,7 +45,7 @@ def check(subject: Subject, world_sizes: tuple[int, ...], accumulations: list[st
 def test_the_matrix_has_every_penalty_and_is_as_large_as_is_said():
     assert {settings.get("penalty", "gp") for settings in PENALTIES.values()} == set(TABLE)
     each = len(NETWORKS) * len(PENALTIES) * 2
-    assert len(list(subjects())) == each * (2 * len(PRECISIONS) - 1) == 686
+    assert len(list(subjects())) == each * (2 * len(PRECISIONS) - 1) == 784
     assert any(count % AT_ONCE for count in ACCUMULATIONS.values())
     assert set(PRECISIONS) == set(BOUNDS)
 
