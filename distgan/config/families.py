@@ -81,6 +81,11 @@ class _Resnet(Network):
         return [32, 64, 128]
 
 
+class _UpTo1024(Network):
+    def resolutions(self) -> list[int] | None:
+        return [8, 16, 32, 64, 128, 256, 512, 1024]
+
+
 class MlpGenerator(Network):
     """Fully connected generator (WGAN's and WGAN-GP's)."""
 
@@ -165,5 +170,28 @@ class ResnetCritic(_Resnet):
     """Normalisation; batch only without a gradient penalty."""
 
 
-Generator = Annotated[MlpGenerator | DcganGenerator | ResnetGenerator, Field(discriminator="name")]
-Critic = Annotated[MlpCritic | DcganCritic | ResnetCritic, Field(discriminator="name")]
+class SkipGenerator(_UpTo1024):
+    """Generator with output skips: StyleGAN2's without style (Karras et al. 2020; Adam there with lr 2e-3)."""
+
+    name: Literal["skip"]
+    """The network family."""
+    latent: Count = 512
+    """Dimension of the standard normal latent z."""
+    width: Count = 512
+    """Channels up to 32 px; they halve with each doubling of the resolution from there on."""
+
+
+class ResidualCritic(_UpTo1024):
+    """Residual critic of StyleGAN2 (Karras et al. 2020; Adam there with lr 2e-3)."""
+
+    name: Literal["residual"]
+    """The network family."""
+    width: Count = 512
+    """Channels up to 32 px; they halve with each doubling of the resolution from there on."""
+    minibatch_std: Group = 4
+    """Images of a group whose standard deviation is a last map (Progressive GAN sec. 3); 0: none, which lets the
+    gradient penalty be computed in fewer multiplications."""
+
+
+Generator = Annotated[MlpGenerator | DcganGenerator | ResnetGenerator | SkipGenerator, Field(discriminator="name")]
+Critic = Annotated[MlpCritic | DcganCritic | ResnetCritic | ResidualCritic, Field(discriminator="name")]

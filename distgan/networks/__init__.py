@@ -9,7 +9,9 @@ from distgan.networks.dcgan import DCGANCritic, DCGANGenerator
 from distgan.networks.mlp import MLPCritic, MLPGenerator
 from distgan.networks.norms import GlobalBatchNorm, batch_norms
 from distgan.networks.recomputing import recompute
+from distgan.networks.residual import ResidualCritic
 from distgan.networks.resnet import ResNetCritic, ResNetGenerator
+from distgan.networks.skip import SkipGenerator
 
 __all__ = ["CRITICS", "GENERATORS", "GlobalBatchNorm", "batch_norms", "build_critic", "build_generator", "recompute"]
 
@@ -17,12 +19,14 @@ GENERATORS: dict[str, type[nn.Module]] = {
     "mlp": MLPGenerator,
     "dcgan": DCGANGenerator,
     "resnet": ResNetGenerator,
+    "skip": SkipGenerator,
 }
 
 CRITICS: dict[str, type[nn.Module]] = {
     "mlp": MLPCritic,
     "dcgan": DCGANCritic,
     "resnet": ResNetCritic,
+    "residual": ResidualCritic,
 }
 
 
