@@ -77,7 +77,7 @@ class Evidence:
 
     def _report(self, phases: Phases, dataset: Dataset, progress: Progress) -> dict:
         update, config = self.bad.update, phases.config
-        names = dataset.names(config.train.batch_size, config.seed, update.position)
+        names = dataset.names(phases.stage.batch_size, config.seed, update.position)
         return {
             "phase": update.phase,
             "step": update.step,
@@ -108,7 +108,7 @@ def draws(phases: Phases, update: Update, labels: Tensor | None, rollbacks: int)
     """All that was drawn for the global batch of N images, row by row: `key` int64 [N], `latent` [N, latent],
     `epsilon` [N] of the points where a gradient penalty is taken, `flip` bool [N] of the real pictures, and `label`
     int64 [N]; each only where the update has it."""
-    rows = torch.arange(phases.config.train.batch_size, device=phases.runtime.device)
+    rows = torch.arange(phases.stage.batch_size, device=phases.runtime.device)
 
     def keys_of(phase: Phase, repeat: int) -> Tensor:
         return randomness.image_keys(phases.batch_key(phase, update.step, repeat, rollbacks), rows)

@@ -12,7 +12,9 @@ from torch.nn.utils import get_total_norm
 
 from distgan import randomness
 from distgan.config import Config
+from distgan.config.growing import Stage
 from distgan.data.memory import taken_memory
+from distgan.networks.growth import in_use
 from distgan.phases import Inputs, Phase, Phases
 from distgan.reading import Reader
 from distgan.runtime import Runtime
@@ -25,37 +27,40 @@ class Measurements:
     def __init__(self, config: Config, runtime: Runtime, phases: Phases, reader: Reader, average: nn.Module) -> None:
         self._config, self._runtime, self._phases = config, runtime, phases
         self._reader, self._average = reader, average
-        self._every = config.tracking.every.steps(config.images_per_step)
-        evaluate = config.evaluate.every
-        self._evaluate_every = None if evaluate is None else evaluate.steps(config.images_per_step)
-        self._norms: dict[str, Tensor] = {}
-        sent = sum(phase.repeats * runtime.reduced_bytes(phase.network) for phase in phases)
-        self._reduced = {REDUCED: sent / 1e6}
+        self._course, self._norms = config.course, dict[str, Tensor]()
 
     def is_line(self, step: int) -> bool:
         """Whether there is a line after `step` steps, unless the run is ended before."""
-        return step % self._every == 0 or self.is_evaluation_due(step) or step == self._config.total_steps
+        is_due = self._course.is_due(self._config.tracking.every, step)
+        return is_due or self.is_evaluation_due(step) or step == self._course.steps
 
     def is_evaluation(self, step: int) -> bool:
         """Whether the pictures are judged after `step` steps, unless the run is ended before."""
-        is_last = self._evaluate_every is not None and step == self._config.total_steps
+        is_last = self._config.evaluate.every is not None and step == self._course.steps
         return is_last or self.is_evaluation_due(step)
 
     def is_evaluation_due(self, step: int) -> bool:
         """As `is_evaluation`, but for one that only the end of the run brings about."""
-        return self._evaluate_every is not None and step % self._evaluate_every == 0
+        every = self._config.evaluate.every
+        return every is not None and self._course.is_due(every, step)
 
-    def lines(self, step: int) -> int:
-        """Lines that a run of `step` steps has, but for one that only its end brought about."""
-        if self._evaluate_every is None:
-            return step // self._every
-        both = math.lcm(self._every, self._evaluate_every)
-        return step // self._every + step // self._evaluate_every - step // both
+    def held_out_before(self, step: int) -> int:
+        """Of the pictures that are held out how many the lines of the first `step` steps have shown; not counted is a
+        line that only the end of the run brought about."""
+        return sum(stage.batch_size * self._lines(stage, steps) for stage, steps in self._course.until(step))
+
+    def _lines(self, stage: Stage, steps: int) -> int:
+        """Of the first `steps` steps of a stage."""
+        line, evaluation = self._config.tracking.every.steps(stage.images_per_step), self._config.evaluate.every
+        if evaluation is None:
+            return steps // line
+        judged = evaluation.steps(stage.images_per_step)
+        return steps // line + steps // judged - steps // math.lcm(line, judged)
 
     @contextlib.contextmanager
     def watching(self, phase: Phase) -> Iterator[None]:
         """Around an update whose gradient and change are to be told. Waits for nothing."""
-        weights = list(phase.network.parameters())
+        weights = phase.parameters
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         self._norms[f"{phase.name}/gradient_norm"] = get_total_norm(gradients)
         before = [weight.detach().clone() for weight in weights]
@@ -71,12 +76,12 @@ class Measurements:
         sums = torch.cat([critic, critic.new_tensor([waited])])
         is_maximum = torch.arange(len(sums) + len(held), device=held.device) >= len(sums)
         *means, waited, host, device = self._runtime.reduce(torch.cat([sums, held]), is_maximum).tolist()
-        found = {name: norm.item() for name, norm in self._norms.items()} | self._apart() | self._reduced
+        found = {name: norm.item() for name, norm in self._norms.items()} | self._apart() | self._reduced()
         found[HOST_MEMORY] = host
         if self._runtime.device.type == "cuda":
             found[DEVICE_MEMORY] = device
         if means:
-            train, held_out, fake = (total / self._config.train.batch_size for total in means)
+            train, held_out, fake = (total / self._phases.stage.batch_size for total in means)
             found |= {HELD_OUT: held_out - fake, GAP: train - held_out}
         self._norms = {}
         return {k: v for k, v in found.items() if math.isfinite(v)}, waited / self._runtime.world_size
@@ -84,9 +89,13 @@ class Measurements:
     @torch.no_grad()
     def _apart(self) -> dict[str, float]:
         """How far the averaged weights are from the generator's."""
-        weights = list(self._phases.generator.parameters())
-        size = get_total_norm(weights)
-        return {EMA_DISTANCE: (_distance(weights, list(self._average.parameters())) / size).item()}
+        weights = self._phases.generator_phase.parameters
+        return {EMA_DISTANCE: (_distance(weights, in_use(self._average)) / get_total_norm(weights)).item()}
+
+    def _reduced(self) -> dict[str, float]:
+        """What a step of now gives to the reduction of gradients."""
+        sent = sum(phase.repeats * self._runtime.reduced_bytes(phase.parameters) for phase in self._phases)
+        return {REDUCED: sent / 1e6}
 
     @torch.no_grad()
     def _critic_sums(self, step: int) -> Tensor:

@@ -16,15 +16,17 @@ class Periodic:
     steps: int | None
     seconds: float | None
     action: Callable[[], None]
+    first: int = 0
+    """The step from which on they are counted."""
 
     @classmethod
-    def of(cls, every: Duration, images_per_step: int, action: Callable[[], None]) -> Periodic:
+    def of(cls, every: Duration, images_per_step: int, action: Callable[[], None], first: int = 0) -> Periodic:
         seconds = every.seconds
-        return cls(every.steps(images_per_step) if seconds is None else None, seconds, action)
+        return cls(every.steps(images_per_step) if seconds is None else None, seconds, action, first)
 
     def is_due(self, step: int) -> bool:
         """Whether the steps say so after `step` steps."""
-        return self.steps is not None and step % self.steps == 0
+        return self.steps is not None and (step - self.first) % self.steps == 0
 
     def is_late(self, elapsed: float) -> bool:
         """Whether the clock says so after `elapsed` seconds; the processes must agree on it before they act."""

@@ -15,6 +15,8 @@ from distgan.assembly import make_critic_objective, make_generator_objective, ma
 from distgan.bad_numbers import Guard, Update
 from distgan.config import Config
 from distgan.config.families import Schedule
+from distgan.config.growing import Stage
+from distgan.networks.growth import growth_of, in_use
 from distgan.runtime import Runtime
 from distgan.schedules import learning_rate
 from distgan.weights import clamp
@@ -48,6 +50,8 @@ class Phase:
 
     name: str
     network: nn.Module
+    parameters: list[nn.Parameter]
+    """Those of the network that are in use."""
     objective: nn.Module
     """The whole loss as one module, under DDP."""
     arguments: Callable[[Inputs, int], dict]
@@ -61,6 +65,13 @@ class Phase:
     """Whether each update reads the next batch of the stream, or works on the one before."""
     clip: float | None = None
     """Parameters are clamped to [-clip, clip] after an update (WGAN algorithm 1, line 7)."""
+
+    def keep(self, moments: dict, scaling: dict) -> None:
+        """Goes on with what another optimiser of the network and its scaler have as their state."""
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(scaling)
 
 
 def gradients(
@@ -88,18 +99,41 @@ def gradients(
 
 
 class Phases:
-    """The phases of a step, in their order, over networks that `runtime` has placed."""
+    """The phases of a step, in their order, over networks that `runtime` has placed; of one stage of the run."""
 
     def __init__(self, config: Config, runtime: Runtime, generator: nn.Module, critic: nn.Module) -> None:
         self.config, self.runtime, self.generator = config, runtime, generator
-        self.local = config.train.batch_size // runtime.world_size
-        self.micro_batch = min(config.train.micro_batch or self.local, self.local)
-        self.positions = runtime.rank * self.local + torch.arange(self.local, device=runtime.device)
-        self._draw = runtime.compiled(generator.forward)
-        self.critic_phase = self._critic_phase(critic)
-        self.generator_phase = self._generator_phase(critic)
+        self._critic, self.stage = critic, None
         self.guard = Guard(config.train.bad_numbers, runtime.device)
+        self.enter(config.course.stage(0))
+
+    def enter(self, stage: Stage) -> None:
+        """From now on the updates are those of this stage of the run, by new optimisers: at the resolution of the
+        stage, of the parameters that are in use there, with its batch."""
+        runtime = self.runtime
+        if self.stage is not None:
+            self.critic_phase = self.generator_phase = self._draw = None
+            runtime.unwrap()
+        self.stage = stage
+        self.grow(stage.first)
+        self.local = stage.batch_size // runtime.world_size
+        self.micro_batch = min(self.config.train.micro_batch or self.local, self.local)
+        self.positions = runtime.rank * self.local + torch.arange(self.local, device=runtime.device)
+        for network in (self.generator, self._critic):
+            network.requires_grad_(False)
+            for parameter in in_use(network):
+                parameter.requires_grad = True
+        self._draw = runtime.compiled(self.generator.forward)
+        self.critic_phase = self._critic_phase(self._critic)
+        self.generator_phase = self._generator_phase(self._critic)
         self.reset()
+
+    def grow(self, step: int) -> None:
+        """The newest layers have now come in as far as they are to at `step` of this stage."""
+        self.share = self.stage.share(step)
+        if self.config.growing is not None:
+            for network in (self.generator, self._critic):
+                growth_of(network).set_to(self.stage.resolution, self.share)
 
     def reset(self) -> None:
         """Forgets all updates so far: the networks are now those of another step."""
@@ -129,7 +163,7 @@ class Phases:
     def _blank(self, phase: Phase) -> Inputs:
         """A micro-batch of grey pictures."""
         data, keys = self.config.data, self.keys(phase, 0, 0)[: self.micro_batch]
-        shape = (len(keys), data.channels, data.resolution, data.resolution)
+        shape = (len(keys), data.channels, self.stage.resolution, self.stage.resolution)
         real = torch.zeros(shape, dtype=self.runtime.dtype, device=self.runtime.device)
         labels = torch.zeros_like(keys) if data.classes else None
         return Inputs(real.contiguous(memory_format=torch.channels_last), labels, keys)
@@ -150,7 +184,8 @@ class Phases:
         """Only the parameters of the phase's network get gradients, at the learning rate of now (`done`: share of
         the run)."""
         for other in self:
-            other.network.requires_grad_(other is phase)
+            for parameter in other.parameters:
+                parameter.requires_grad = other is phase
         schedule = phase.schedule
         for group in phase.optimizer.param_groups:
             group["lr"] = learning_rate(schedule.lr, schedule.decay, schedule.decay_start, done)
@@ -230,6 +265,7 @@ class Phases:
         return Phase(
             name="critic",
             network=critic,
+            parameters=in_use(critic),
             objective=self.runtime.wrap(make_critic_objective(config, critic)),
             arguments=arguments,
             optimizer=make_optimizer(config.critic.optimizer, critic),
@@ -248,6 +284,7 @@ class Phases:
         return Phase(
             name="generator",
             network=self.generator,
+            parameters=in_use(self.generator),
             objective=self.runtime.wrap(make_generator_objective(config, self.generator, critic)),
             arguments=arguments,
             optimizer=make_optimizer(config.generator.optimizer, self.generator),

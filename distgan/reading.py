@@ -14,6 +14,7 @@ from distgan.data.dataset import Dataset
 from distgan.data.place import Place
 from distgan.data.stream import Batch, BatchStream
 from distgan.errors import DataError
+from distgan.networks.growth import shrunk
 from distgan.phases import Inputs, Phases
 from distgan.runtime import Runtime
 
@@ -30,16 +31,16 @@ class Reader:
         """The training pictures of the newest update."""
 
     @contextlib.contextmanager
-    def at(self, images: int, lines: int) -> Iterator[None]:
-        """Reads from where a run has come that has shown `images` and written `lines` lines; what was replaced before
-        stays counted."""
+    def at(self, images: int, held_out: int) -> Iterator[None]:
+        """Reads batches of the stage of now from where a run has come that has shown `images`, and `held_out` of those
+        that it holds out; what was replaced before stays counted."""
         config, place = self._config, place_of(self._runtime)
-        batch, seed = config.train.batch_size, config.seed
+        batch, seed = self._phases.stage.batch_size, config.seed
         with contextlib.ExitStack() as opened:
             self._stream = opened.enter_context(contextlib.closing(self._dataset.stream(batch, seed, images, place)))
             opened.callback(self._keep_replaced)
             if config.data.holdout is not None:
-                unseen = self._dataset.held_out(batch, seed, lines * batch, place)
+                unseen = self._dataset.held_out(batch, seed, held_out, place)
                 self._unseen = opened.enter_context(contextlib.closing(unseen))
             yield
 
@@ -69,10 +70,10 @@ class Reader:
         return self._prepare(next(self._unseen), randomness.image_keys(key, self._phases.positions))
 
     def _prepare(self, batch: Batch, keys: Tensor) -> Inputs:
-        """On the device, in [-1, 1], and mirrored by the keys."""
+        """On the device, in [-1, 1], at the resolution of now, and mirrored by the keys."""
         data = self._config.data
         labels = batch.labels.to(self._runtime.device, non_blocking=True) if data.classes else None
-        real = self._runtime.images(batch.pixels)
+        real = shrunk(self._runtime.images(batch.pixels), self._phases.stage.resolution, self._phases.share)
         if data.flip:
             mirrored = randomness.uniform(keys, "flip") < 0.5
             real = torch.where(mirrored[:, None, None, None], real.flip(-1), real)

@@ -144,6 +144,12 @@ class Runtime:
             self._reductions[wrapped] = Reduction(wrapped, self._reduce_in)
         return wrapped
 
+    def unwrap(self) -> None:
+        """Lets go of all that `wrap` and `compiled` made, which nobody may hold any more: others take their place."""
+        self._reductions.clear()
+        self.accelerator.free_memory()  # DDP's hooks stay on the parameters until it is gone
+        torch.compiler.reset()  # else a function is compiled for a few shapes only
+
     def count_reductions(self, objective: nn.Module) -> list[int]:
         """From now on the bytes of every bucket that DDP sends for the objective; stays empty on one process."""
         if self.world_size == 1:
@@ -152,9 +158,9 @@ class Runtime:
             self._reductions[objective] = Reduction(objective, self._reduce_in)
         return self._reductions[objective].count()
 
-    def reduced_bytes(self, network: nn.Module) -> int:
-        """What this process gives to the reduction of the network's gradients, once; 0 alone."""
-        whole = sum(parameter.nbytes for parameter in network.parameters())
+    def reduced_bytes(self, parameters: Iterable[nn.Parameter]) -> int:
+        """What this process gives to the reduction of their gradients, once; 0 alone."""
+        whole = sum(parameter.nbytes for parameter in parameters)
         return sent_bytes(whole, self._reduce_in) if self.world_size > 1 else 0
 
     def autocast(self) -> contextlib.AbstractContextManager:

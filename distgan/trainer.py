@@ -14,11 +14,13 @@ from distgan.assembly import generator_settings, make_critic, make_generator
 from distgan.averaging import WeightAverage
 from distgan.bad_numbers import BadUpdate, Update
 from distgan.config import Config
+from distgan.config.growing import Stage
 from distgan.data.dataset import Dataset
 from distgan.errors import Diverged, UserError
 from distgan.evidence import Evidence, way_out
 from distgan.judging import Judging
 from distgan.measurements import Measurements
+from distgan.networks.growth import growth_of
 from distgan.periodic import Clock, Periodic, TimeLimit
 from distgan.phases import Inputs, Phase, Phases
 from distgan.reading import Reader
@@ -40,6 +42,7 @@ class Trainer:
 
     def __init__(self, config: Config, runtime: Runtime, dataset: Dataset, folder: RunFolder) -> None:
         self.config, self.runtime, self.dataset, self.folder = config, runtime, dataset, folder
+        self._course = config.course
         self.generator = runtime.place(make_generator(config)).train()
         self.critic = runtime.place(make_critic(config)).train()
         self.average = WeightAverage(self.generator)
@@ -63,16 +66,20 @@ class Trainer:
         self.steps_taken = 0
         """By this start."""
         self._save_is_late: Callable[[], bool] = lambda: False
-        every = config.checkpoint.keep_every
         self.writer = checkpoint.Writer(
             folder.checkpoints,
             keep=config.checkpoint.keep,
-            every=None if every is None else every.steps(config.images_per_step),
+            stretch=self._stretches(),
             before=self._require_lines,
             after=lambda path: self.recorder.checkpoint(path),  # there is no recorder yet
         )
         self.restorer = Restorer(config, runtime, folder, self.state, self.meter, self.writer)
         self.recorder = Recorder(config, folder, self.progress, runtime.world_size, runtime.is_main)
+
+    def _stretches(self) -> Callable[[int], int] | None:
+        """In which of the stretches of checkpoint.keep_every a step lies."""
+        every, course = self.config.checkpoint.keep_every, self._course
+        return None if every is None else lambda step: course.count(every, step)
 
     @property
     def progress(self) -> checkpoint.Progress:
@@ -91,6 +98,7 @@ class Trainer:
         """
         self._mark("resuming")
         self.restorer.resume(self.dataset.fingerprint, allow_other_data=allow_other_data, init_from=init_from)
+        self._enter()
         exit_status.way_on = self.folder.way_on
         self._first_step = self._saved_step = self.progress.step
         self.phases.guard.in_a_row.update(self.progress.skipped_in_a_row)
@@ -143,12 +151,45 @@ class Trainer:
 
     def _train_on(self, vote: Vote, limit: TimeLimit) -> str:
         """From where the progress stands. Raises BadUpdate, on all processes alike."""
-        total, stop = self.config.total_steps, False
-        clock = Clock(self.progress.seconds)
-        with self.reader.at(self.progress.images, self.measurements.lines(self.progress.step)):
+        clock, stop = Clock(self.progress.seconds), False
+        while not stop:
+            if self._course.stage(self.progress.step) != self.phases.stage:
+                self._enter()
+            stop = self._train_stage(vote, limit, clock) or self.progress.step == self._course.steps
+        return "finished" if self.progress.step == self._course.steps else "preempted"
+
+    def _enter(self) -> None:
+        """Brings all to the stage of now, and as far in it as its newest step."""
+        step = self.progress.step
+        stage = self._course.stage(step)
+        has_grown = step == stage.first > 0
+        if has_grown or stage != self.phases.stage:
+            self._renew(stage, has_grown)
+        self.phases.grow(max(step - 1, stage.first))
+        if self.config.growing is not None:
+            growth_of(self.average.network).set_to(stage.resolution, self.phases.share)
+
+    def _renew(self, stage: Stage, has_grown: bool) -> None:
+        """Phases of this stage: at its beginning with optimisers that have no past, as in Progressive GAN's code, else
+        with what the ones before have, as a checkpoint may have filled them."""
+        phases = self.phases
+        kept = {phase.name: (phase.optimizer.state_dict()["state"], phase.scaler.state_dict()) for phase in phases}
+        phases.enter(stage)
+        for phase in phases:
+            self.state.optimizers[phase.name], self.state.scalers[phase.name] = phase.optimizer, phase.scaler
+            if not has_grown:
+                phase.keep(*kept[phase.name])
+        if has_grown:
+            self.progress.tried = dict.fromkeys(self.progress.tried, 0)
+        phases.settle()
+
+    def _train_stage(self, vote: Vote, limit: TimeLimit, clock: Clock) -> bool:
+        """To the end of the stage, or until it is to stop, which is returned."""
+        stop = False
+        with self.reader.at(self.progress.images, self.measurements.held_out_before(self.progress.step)):
             line, sample, save = self._jobs(clock)
             self._save_is_late = lambda: save.is_late(clock.since_save()) or self._must_measure(limit)
-            while self.progress.step < total and not stop:
+            while self.progress.step < self.phases.stage.last and not stop:
                 self._step(vote)
                 limit.stepped()
                 self._mark("agreeing with the others to go on")
@@ -158,9 +199,9 @@ class Trainer:
                 for job, also in ((line, evaluated), (sample, False), (save, stop or late or judged)):
                     if also or job.is_due(self.progress.step):
                         job.action()
-            if self.progress.step == total:
+            if self.progress.step == self._course.steps:
                 self._complete(line, sample, save)
-        return "finished" if self.progress.step == total else "preempted"
+        return stop
 
     def _must_measure(self, limit: TimeLimit) -> bool:
         """Whether to save at once, so that `limit` knows how long that takes on this disk, now."""
@@ -181,7 +222,7 @@ class Trainer:
 
     def _jobs(self, clock: Clock) -> tuple[Periodic, Periodic, Periodic]:
         """What is done now and then, in this order: a checkpoint does not hold the metrics of a line before it."""
-        config = self.config
+        config, stage = self.config, self.phases.stage
 
         def line() -> None:
             self._mark("writing a line of metrics")
@@ -215,9 +256,9 @@ class Trainer:
             clock.saved()
 
         return (
-            Periodic.of(config.tracking.every, config.images_per_step, line),
-            Periodic.of(config.samples.every, config.images_per_step, sample),
-            Periodic.of(config.checkpoint.every, config.images_per_step, save),
+            Periodic.of(config.tracking.every, stage.images_per_step, line, stage.first),
+            Periodic.of(config.samples.every, stage.images_per_step, sample, stage.first),
+            Periodic.of(config.checkpoint.every, stage.images_per_step, save, stage.first),
         )
 
     def _evaluations(self) -> dict[str, float]:
@@ -246,7 +287,8 @@ class Trainer:
 
     def _step(self, vote: Vote) -> None:
         """`critic_steps` updates of the critic and one of the generator, beside which the processes vote."""
-        done = self.progress.step / self.config.total_steps
+        done = self.progress.step / self._course.steps
+        self.phases.grow(self.progress.step)
         for phase in self.phases:
             if not phase.fresh_reals:
                 vote.cast()
@@ -263,11 +305,11 @@ class Trainer:
                 for metrics, share in found:
                     self.meter.add(metrics, share, left_out)
                 self.progress.tried[phase.name] += 1
+        images, train = self.phases.stage.images_per_step, self.config.train
         self.progress.step += 1
         self.steps_taken += 1
-        self.progress.images += self.config.images_per_step
-        train = self.config.train
-        decay = ema_decay(train.ema_kimg, train.ema_rampup, self.config.images_per_step, self.progress.images)
+        self.progress.images += images
+        decay = ema_decay(train.ema_kimg, train.ema_rampup, images, self.progress.images)
         self.average.update(self.generator, decay)
         self.phases.guard.end_step()
 
@@ -280,7 +322,7 @@ class Trainer:
             phase=phase.name,
             step=self.progress.step,
             number=repeat + 1,
-            position=self.progress.images + batch * self.config.train.batch_size,
+            position=self.progress.images + batch * self.phases.stage.batch_size,
             learning_rate=phase.optimizer.param_groups[0]["lr"],
             labels=inputs.labels,
             losses=[(metrics[f"{phase.name}/loss"], share) for metrics, share in found],
@@ -307,6 +349,7 @@ class Trainer:
             self.recorder.rolls_back(made + 1)
             self.restorer.go_back(newest)
             self.phases.reset()
+            self._enter()
             self.reader.forget()
             self._first_step = self._saved_step = self.progress.step
             self.recorder.rewind(self.progress.step)
@@ -329,6 +372,12 @@ class Trainer:
         if not self.recorder.sync_lines(step):
             raise UserError(f"checkpoint {self.folder.checkpoint(step)}: waits for the lines of {self.folder.metrics}")
 
+    def _growing(self) -> list[str]:
+        if not self._course.grows:
+            return []
+        sides = " ".join(f"{stage.resolution} px to step {stage.last}," for stage in self._course.stages)
+        return [f"growing    {sides.rstrip(',')}"]
+
     def _summary(self) -> str:
         runtime, config = self.runtime, self.config
         local, at_once = self.phases.local, self.phases.micro_batch
@@ -338,7 +387,8 @@ class Trainer:
                 f"processes  {runtime.world_size} on {runtime.device.type}, {config.train.precision}"
                 + (", compiled" if runtime.compiles else ""),
                 f"data       {self.dataset.summary()}",
-                f"batch      {config.train.batch_size} over all processes, {local} on each{micro}",
+                f"batch      {self.phases.stage.batch_size} over all processes, {local} on each{micro}",
+                *self._growing(),
                 f"parameters generator {parameters([self.generator]):,}, critic {parameters([self.critic]):,}",
                 f"run        {self.folder.path}, step {self.progress.step} to {config.total_steps}",
             ]

@@ -30,7 +30,7 @@ def reduced(rank: int, number: str) -> dict[str, tuple[int, int, float, float]]:
         inputs, sizes = check._inputs(phase), runtime.count_reductions(phase.objective)
         phases.gradients(phase, inputs, 0)
         own = gradients_of(phase.network)
-        assert sum(sizes) == runtime.reduced_bytes(phase.network)
+        assert sum(sizes) == runtime.reduced_bytes(phase.parameters)
         means = local_means(runtime, phase, lambda p=phase, i=inputs: phases.gradients(p, i, 0, reduced=False))
         spread = runtime.spread(torch.cat([gradient.flatten() for gradient in own.values()]))
         size = sum(parameter.nbytes for parameter in phase.network.parameters())
@@ -64,7 +64,7 @@ def test_the_doctor_holds_it_to_its_own_bound(tmp_path, broken, status):
 
 
 def sent_alone(rank: int) -> int:
-    return Runtime(load_config([TINY], ["train.reduce=bf16"])).reduced_bytes(torch.nn.Linear(2, 2))
+    return Runtime(load_config([TINY], ["train.reduce=bf16"])).reduced_bytes(torch.nn.Linear(2, 2).parameters())
 
 
 def test_alone_nothing_is_sent(tmp_path):

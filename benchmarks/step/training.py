@@ -61,7 +61,7 @@ def compare(config: str, overrides: list[str], steps: int, rounds: int, tell: Ca
         prepare("shapes", None, shards, resolution=data.resolution, channels=data.channels, count=512, workers=1)
         arguments = [*overrides, f"data.shards={shards}", f"train.length={steps} steps"]
         loaded = load_config([config], arguments)
-        every = loaded.tracking.every.steps(loaded.images_per_step)
+        every = loaded.tracking.every.steps(loaded.course.stage(0).images_per_step)
         if sum(step >= steps / _START for step in range(every, steps + 1, every)) < 2:
             raise UserError(
                 f"{steps} steps are too few for two lines of metrics.jsonl, one every {every}; give more --steps"
@@ -84,7 +84,11 @@ class _Bare:
     """The step of a config's training, of which nothing is read, written or told."""
 
     def __init__(self, config: Config) -> None:
-        self._steps, self._images, self._taken = Steps(config, Runtime(config)), config.images_per_step, 0
+        self._steps, self._images, self._taken = (
+            Steps(config, Runtime(config)),
+            config.course.stage(0).images_per_step,
+            0,
+        )
 
     def rate(self, steps: int) -> float:
         """Real images a second."""

@@ -34,13 +34,13 @@ class Writer:
         checkpoints: Path,
         *,
         keep: int,
-        every: int | None = None,
+        stretch: Callable[[int], int] | None = None,
         before: Callable[[int], None] = lambda step: None,
         after: Callable[[Path], None] = lambda folder: None,
     ) -> None:
-        """`keep` and `every` as for `kept`. `before` is called, on the thread, with the step of a checkpoint before
+        """`keep` and `stretch` as for `kept`. `before` is called, on the thread, with the step of a checkpoint before
         that gets its name; an OSError or UserError of it is the disk's. `after` is called there with each whole one."""
-        self._checkpoints, self._keep, self._every = checkpoints, keep, every
+        self._checkpoints, self._keep, self._stretch = checkpoints, keep, stretch
         self._before, self._after = before, after
         self._snapshots = Snapshots()
         self._changed = threading.Condition()
@@ -143,7 +143,7 @@ class Writer:
             tell(f"checkpoint {folder}: written after all")
         self._after(folder)
         with contextlib.suppress(OSError):  # what cannot be removed now goes with the next one
-            prune(self._checkpoints, snapshot.step, self._keep, self._every, progress["best_step"])
+            prune(self._checkpoints, snapshot.step, self._keep, self._stretch, progress["best_step"])
         self._done()
 
     def _refuse(self, error: Exception) -> None:

@@ -41,6 +41,7 @@ def conflicts(config: Config) -> list[Mistake]:
         *_resolutions(config),
         *_lazy(config),
         *_single_value(config),
+        *_growing(config),
         *_groups(config),
         *_partitions(config),
         *_resampled(config),
@@ -90,24 +91,58 @@ def _single_value(config: Config) -> Iterator[Mistake]:
             yield Mistake("train.batch_size", f"1 picture has no statistics for {part}.norm batch; use 2 or more")
 
 
-def _groups(config: Config) -> Iterator[Mistake]:
-    batch, group = config.train.batch_size, _group(config)
-    if batch % group:
+def _growing(config: Config) -> Iterator[Mistake]:
+    growing, resolution = config.growing, config.data.resolution
+    if growing is None:
+        return
+    for part in ("generator", "critic"):
+        network = getattr(config, part)
+        if not network.grows:
+            yield Mistake("growing", f"{part}.name {network.name} cannot grow; use progressive, or leave growing unset")
+    doublings = [growing.start * 2**k for k in range(11)]
+    if resolution not in doublings[1:]:
         yield Mistake(
-            "train.batch_size",
-            f"{batch} images cannot be split into groups of critic.minibatch_std {group}; use "
-            f"{_nearest(batch, group)}, or another critic.minibatch_std (0: none)",
+            "growing.start",
+            f"{growing.start} pixels are not doubled to data.resolution {resolution}; use a smaller power of two, and "
+            "another one as data.resolution",
         )
+        return
+    for side in growing.batch_sizes:
+        if side not in doublings or side > resolution:
+            yield Mistake(
+                "growing.batch_sizes",
+                f"{side} is no resolution of this run, which has "
+                f"{', '.join(str(each) for each in doublings if each <= resolution)}",
+            )
+
+
+def _batches(config: Config) -> Iterator[tuple[str, int]]:
+    """The batch sizes of a run, each with the key that says it."""
+    yield "train.batch_size", config.train.batch_size
+    if config.growing is not None:
+        yield from ((f"growing.batch_sizes {side}", size) for side, size in config.growing.batch_sizes.items())
+
+
+def _groups(config: Config) -> Iterator[Mistake]:
+    group = _group(config)
+    for key, batch in _batches(config):
+        if batch % group:
+            yield Mistake(
+                key,
+                f"{batch} images cannot be split into groups of critic.minibatch_std {group}; use "
+                f"{_nearest(batch, group)}, or another critic.minibatch_std (0: none)",
+            )
 
 
 def _partitions(config: Config) -> Iterator[Mistake]:
-    batch, parts = config.train.batch_size, config.data.partitions
-    if batch % parts:
-        yield Mistake(
-            "data.partitions",
-            f"{parts} parts cannot share the {batch} images of train.batch_size equally; use a batch of "
-            f"{_nearest(batch, parts)}, or another number of partitions",
-        )
+    parts = config.data.partitions
+    for key, batch in _batches(config):
+        if batch % parts:
+            yield Mistake(
+                "data.partitions",
+                f"{parts} parts cannot share the {batch} images of {key} equally; use a batch of "
+                f"{_nearest(batch, parts)}, or another number of partitions",
+            )
 
 
 def _resampled(config: Config) -> Iterator[Mistake]:
@@ -192,23 +227,23 @@ def _nearest(count: int, unit: int) -> str:
 
 def process_conflicts(config: Config, processes: int) -> list[Mistake]:
     """What cannot be run on this number of processes."""
-    local = config.train.batch_size // processes
+    local = max(batch for _, batch in _batches(config)) // processes
     return [
-        *_shares(config, processes),
+        *(mistake for key, batch in _batches(config) for mistake in _shares(config, key, batch, processes)),
         *_split_statistics(config, local),
         *_split_groups(config, local),
         *_split_graphs(config, local, processes),
     ]
 
 
-def _shares(config: Config, processes: int) -> Iterator[Mistake]:
-    batch, group = config.train.batch_size, _group(config)
+def _shares(config: Config, key: str, batch: int, processes: int) -> Iterator[Mistake]:
+    group = _group(config)
     nearest = _nearest(batch, processes * group)
     if batch % processes:
-        yield Mistake("train.batch_size", f"{batch} images cannot be shared by {processes} processes; use {nearest}")
+        yield Mistake(key, f"{batch} images cannot be shared by {processes} processes; use {nearest}")
     elif batch // processes % group:
         yield Mistake(
-            "train.batch_size",
+            key,
             f"{batch} images over {processes} processes are {batch // processes} on each, which cannot be split into "
             f"groups of critic.minibatch_std {group}; use {nearest}, fewer processes, or another critic.minibatch_std "
             "(0: none)",
@@ -247,7 +282,7 @@ def _split_graphs(config: Config, local: int, processes: int) -> Iterator[Mistak
             f"true is not possible where train.micro_batch {micro} splits the {local} images of a process: the replay "
             f"of one overwrites the gradients of the other; use at least {local}, or false",
         )
-    if processes > 1 and "batch" in (config.generator.norm, getattr(config.critic, "norm", "none")):
+    if processes > 1 and "batch" in (getattr(part, "norm", "none") for part in (config.generator, config.critic)):
         yield Mistake(
             "train.cuda_graphs",
             f"true is not possible with batch norm on {processes} processes, which talk to each other in the middle of "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -63,6 +63,8 @@ Optimizer = Annotated[Adam | RmsProp, Field(discriminator="name"), BeforeValidat
 
 
 class Network(Section):
+    grows: ClassVar[bool] = False
+    """Whether it can begin at a lower resolution (`growing`)."""
     optimizer: Optimizer = Adam()
     """The optimiser of this network."""
 
@@ -84,6 +86,10 @@ class _Resnet(Network):
 class _UpTo1024(Network):
     def resolutions(self) -> list[int] | None:
         return [8, 16, 32, 64, 128, 256, 512, 1024]
+
+
+class _Progressive(_UpTo1024):
+    grows: ClassVar[bool] = True
 
 
 class MlpGenerator(Network):
@@ -170,6 +176,28 @@ class ResnetCritic(_Resnet):
     """Normalisation; batch only without a gradient penalty."""
 
 
+class ProgressiveGenerator(_Progressive):
+    """Progressive GAN's generator (Karras et al. 2018; there Adam with lr 1e-3, betas 0, 0.99 and eps 1e-8)."""
+
+    name: Literal["progressive"]
+    """The network family."""
+    latent: Count = 512
+    """Dimension of the standard normal latent z."""
+    width: Count = 512
+    """Channels up to 32 px; they halve with each doubling of the resolution from there on."""
+
+
+class ProgressiveCritic(_Progressive):
+    """Progressive GAN's critic (Karras et al. 2018; there Adam with lr 1e-3, betas 0, 0.99 and eps 1e-8)."""
+
+    name: Literal["progressive"]
+    """The network family."""
+    width: Count = 512
+    """Channels up to 32 px; they halve with each doubling of the resolution from there on."""
+    minibatch_std: Group = 4
+    """Images of a group whose standard deviation is a last map (Progressive GAN sec. 3); 0: none."""
+
+
 class SkipGenerator(_UpTo1024):
     """Generator with output skips: StyleGAN2's without style (Karras et al. 2020; Adam there with lr 2e-3)."""
 
@@ -193,5 +221,9 @@ class ResidualCritic(_UpTo1024):
     gradient penalty be computed in fewer multiplications."""
 
 
-Generator = Annotated[MlpGenerator | DcganGenerator | ResnetGenerator | SkipGenerator, Field(discriminator="name")]
-Critic = Annotated[MlpCritic | DcganCritic | ResnetCritic | ResidualCritic, Field(discriminator="name")]
+Generator = Annotated[
+    MlpGenerator | DcganGenerator | ResnetGenerator | ProgressiveGenerator | SkipGenerator, Field(discriminator="name")
+]
+Critic = Annotated[
+    MlpCritic | DcganCritic | ResnetCritic | ProgressiveCritic | ResidualCritic, Field(discriminator="name")
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -91,6 +92,11 @@ class Course:
         return self.stages[-1].last
 
     @property
+    def images(self) -> int:
+        """Real images shown to the critic in the whole run."""
+        return self.stages[-1].images_at(self.steps)
+
+    @property
     def grows(self) -> bool:
         return len(self.stages) > 1
 
@@ -104,10 +110,15 @@ class Course:
         stage = self.stage(step - 1)
         return step > 0 and (step - stage.first) % every.steps(stage.images_per_step) == 0
 
+    def until(self, step: int) -> Iterator[tuple[Stage, int]]:
+        """The stages that a run of `step` steps has seen, each with how many of its steps."""
+        for stage in self.stages:
+            if stage.first < step:
+                yield stage, (step if stage is self.stages[-1] else min(step, stage.last)) - stage.first
+
     def count(self, every: Duration, step: int) -> int:
         """How often it has been done after `step` steps."""
-        done = ((min(step, stage.last) - stage.first, stage) for stage in self.stages if stage.first < step)
-        return sum(steps // every.steps(stage.images_per_step) for steps, stage in done)
+        return sum(steps // every.steps(stage.images_per_step) for stage, steps in self.until(step))
 
 
 def _sides(growing: Growing | None, resolution: int) -> list[int]:

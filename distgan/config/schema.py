@@ -109,15 +109,6 @@ class Train(Section):
     stuck_after: Time = Duration(10, "min")
     """A process that does not move for so long ends the run; longer than the longest pause of a sound one."""
 
-    @property
-    def images_per_step(self) -> int:
-        """Real images shown to the critic in one step."""
-        return self.batch_size * self.critic_steps
-
-    @property
-    def total_steps(self) -> int:
-        return self.length.steps(self.images_per_step)
-
 
 class Objective(Section):
     """What the two networks minimise."""
@@ -283,10 +274,13 @@ class Config(Section):
         return Course.of(train.length, train.batch_size, train.critic_steps, self.growing, self.data.resolution)
 
     @property
-    def images_per_step(self) -> int:
-        """Real images shown to the critic in one step."""
-        return self.train.images_per_step
-
-    @property
     def total_steps(self) -> int:
         return self.course.steps
+
+    @property
+    def grown(self) -> Config:
+        """The same without growing: from the first step on as at data.resolution."""
+        if self.growing is None:
+            return self
+        batch = self.growing.batch_sizes.get(self.data.resolution, self.train.batch_size)
+        return self.model_copy(update={"growing": None, "train": self.train.model_copy(update={"batch_size": batch})})

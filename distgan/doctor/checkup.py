@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from distgan.config import Config
+from distgan.config.growing import Stage
 from distgan.doctor.disk import check_disk
 from distgan.doctor.evaluations import check_evaluations
 from distgan.doctor.folder import check_folder
@@ -40,7 +41,7 @@ def check_start(config: Config, name: str, began: float) -> int:
     table.add(processes.rows())
     for findings in _looked_at(config, runtime, processes):
         table.add(processes.merged(findings))
-    is_stuck = _add_step(config, runtime, processes, table, began)
+    is_stuck = _add_step(config.grown, runtime, processes, table, began)
     table.close(time.perf_counter() - began)
     processes.gather("")  # the table is whole before any leaves: the launcher then ends the others
     if runtime is not None and not is_stuck:
@@ -61,12 +62,18 @@ def _come_up(config: Config) -> tuple[Runtime | None, ConfigError | None]:
 def _of_config(config: Config, world_size: int, refusal: ConfigError | None) -> Finding:
     if refusal is not None:
         return Finding("config", NOT_FINE, str(refusal))
-    train, local = config.train, config.train.batch_size // world_size
-    micro = min(train.micro_batch or local, local)
-    text = f"{config.total_steps} steps of {config.images_per_step} images; batch {train.batch_size}"
+    text = "; ".join(
+        [f"{config.total_steps} steps", *(_of_stage(stage, config, world_size) for stage in config.course.stages)]
+    )
+    return Finding("config", FINE, f"{text}; {config.train.precision}")
+
+
+def _of_stage(stage: Stage, config: Config, world_size: int) -> str:
+    local, micro = stage.batch_size // world_size, config.train.micro_batch
+    text = f"{stage.last - stage.first} at {stage.resolution} px, " if config.course.grows else ""
+    text += f"of {stage.images_per_step} images; batch {stage.batch_size}"
     text += f", {local} on each process" if world_size > 1 else ""
-    text += f", {micro} at a time" if micro < local else ""
-    return Finding("config", FINE, f"{text}; {train.precision}")
+    return text + (f", {micro} at a time" if micro and micro < local else "")
 
 
 def _looked_at(config: Config, runtime: Runtime | None, processes: Processes) -> Iterator[list[Finding]]:

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Without --parity, --data and --profile: will this run start? Config, run folder, free space, shards, "
         "processes, and a step of training on each of them; a table of what is fine and what is not, and exit status "
-        "1 for anything that is not."
+        "1 for anything that is not. Steps of a run that grows are those of its last resolution."
     )
 
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     raise_mistakes(process_conflicts(config, launched_processes()))
     if args.parity or args.profile:
-        return _asked_for(args, config, name) or ill
+        return _asked_for(args, config.grown, name) or ill
 
     from distgan.doctor.checkup import check_start
 

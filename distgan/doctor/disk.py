@@ -43,18 +43,18 @@ def checkpoint_bytes(config: Config) -> int:
 
 def checkpoints_at_once(config: Config) -> int:
     """The most checkpoints that there are at one time: those kept, and the one that is being written."""
-    settings, step = config.checkpoint, config.images_per_step
-    for_ever = -(-config.total_steps // settings.keep_every.steps(step)) if settings.keep_every else 0
+    settings, course = config.checkpoint, config.course
+    for_ever = course.count(settings.keep_every, course.steps - 1) + 1 if settings.keep_every else 0
     count = settings.keep + 1 + bool(settings.best) + for_ever
     if settings.every.seconds is not None:
         return count
-    return min(count, -(-config.total_steps // settings.every.steps(step)))
+    return min(count, course.count(settings.every, course.steps - 1) + 1)
 
 
 def samples_bytes(config: Config) -> int:
     """What all sample grids take, if nothing in them can be compressed."""
     data, settings = config.data, config.samples
-    grids = config.total_steps // settings.every.steps(config.images_per_step) + 2
+    grids = config.course.count(settings.every, config.total_steps) + 2
     kinds = 2 if config.train.ema_kimg else 1  # of the averaged weights, and of the weights themselves
     return kinds * grids * settings.count * data.channels * data.resolution**2
 

@@ -91,8 +91,8 @@ def _some(targets: Targets) -> Targets:
 
 def _amounts(opened: Indexed, config: Config, device: torch.device) -> Iterator[Finding]:
     """What the number of pictures means for the run."""
-    count, batch = len(opened.split.train), config.train.batch_size
-    epochs = config.total_steps * config.images_per_step / count
+    count, batch = len(opened.split.train), max(stage.batch_size for stage in config.course.stages)
+    epochs = config.course.images / count
     text = f"train.length {config.train.length} shows each of {count} pictures {epochs:.3g} times"
     if batch > count:
         text += f"; train.batch_size {batch} is more than there are, so each batch shows some of them twice"

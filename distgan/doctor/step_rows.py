@@ -61,7 +61,8 @@ def _memory(outcomes: Sequence[Outcome], runtime: Runtime, hosts: Sequence[str])
 def _speed(outcomes: Sequence[Outcome], config: Config, runtime: Runtime) -> Finding:
     first, last = (max(outcome.seconds[place] for outcome in outcomes) for place in (0, -1))
     warm = ", compilation included" if runtime.compiles else ""
-    text = f"{last:.2f} s, {config.images_per_step / last:.0f} images/s (the first took {first:.1f} s{warm})"
+    images = config.course.stage(0).images_per_step
+    text = f"{last:.2f} s, {images / last:.0f} images/s (the first took {first:.1f} s{warm})"
     return Finding("step", FINE, text)
 
 

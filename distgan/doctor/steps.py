@@ -162,7 +162,7 @@ class Steps:
                 update = Update(phase.name, number, repeat + 1, 0, 0.0, None, [])
                 if (left_out := self.phases.apply(phase, update)) is not None:
                     self._left_out.append((f"an update of the {phase.name}", left_out))
-        train, images = self.config.train, self.config.images_per_step
+        train, images = self.config.train, self.phases.stage.images_per_step
         decay = ema_decay(train.ema_kimg, train.ema_rampup, images, (number + 1) * images)
         self.average.update(self.generator, decay)
 

@@ -55,7 +55,7 @@ class TimedTrainer(Trainer):
     """The training of a config from its first step on, whose parts are timed and which leaves nothing behind."""
 
     def __init__(self, config: Config, runtime: Runtime, dataset: Dataset) -> None:
-        self.every = config.tracking.every.steps(config.images_per_step)
+        self.every = config.tracking.every.steps(config.course.stage(0).images_per_step)
         """Steps from line to line."""
         super().__init__(_endless(config), runtime, dataset, RunFolder(config.run_dir))
         self.clock = clock = Clock(runtime.device)

@@ -107,7 +107,7 @@ def _evaluations(args: argparse.Namespace, config: Config, runtime: Runtime, eva
         began = time.perf_counter()
         generator = runtime.place(find(args.run, step=step, raw=args.raw).generator)
         metrics = evaluator.measure(generator, lambda step=step: runtime.watchdog.mark(step, "evaluating"))
-        found.append(Evaluation(step, step * config.images_per_step / 1000, metrics))
+        found.append(Evaluation(step, config.course.stage(step).images_at(step) / 1000, metrics))
         if runtime.is_main:
             tell(f"step {step}: {config.evaluate.count} pictures, {time.perf_counter() - began:.0f} s")
     return found

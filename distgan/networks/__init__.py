@@ -8,6 +8,7 @@ from distgan.networks.choices import require
 from distgan.networks.dcgan import DCGANCritic, DCGANGenerator
 from distgan.networks.mlp import MLPCritic, MLPGenerator
 from distgan.networks.norms import GlobalBatchNorm, batch_norms
+from distgan.networks.progressive import ProgressiveCritic, ProgressiveGenerator
 from distgan.networks.recomputing import recompute
 from distgan.networks.residual import ResidualCritic
 from distgan.networks.resnet import ResNetCritic, ResNetGenerator
@@ -19,6 +20,7 @@ GENERATORS: dict[str, type[nn.Module]] = {
     "mlp": MLPGenerator,
     "dcgan": DCGANGenerator,
     "resnet": ResNetGenerator,
+    "progressive": ProgressiveGenerator,
     "skip": SkipGenerator,
 }
 
@@ -26,6 +28,7 @@ CRITICS: dict[str, type[nn.Module]] = {
     "mlp": MLPCritic,
     "dcgan": DCGANCritic,
     "resnet": ResNetCritic,
+    "progressive": ProgressiveCritic,
     "residual": ResidualCritic,
 }
 
@@ -34,7 +37,8 @@ def build_generator(name: str, *, resolution: int, channels: int, classes: int, 
     """The generator `name` with its own `settings`; unconditional when `classes` is 0.
 
     Its forward takes the latent [N, latent] and labels [N] int64 or None, and returns images
-    [N, channels, resolution, resolution] in [-1, 1]. Raises ConfigError for what the family does not offer.
+    [N, channels, resolution, resolution] in [-1, 1], of families without a last tanh: about. Raises ConfigError for
+    what the family does not offer.
     """
     require("generator.name", name, GENERATORS)
     return GENERATORS[name](resolution=resolution, channels=channels, classes=classes, **settings)

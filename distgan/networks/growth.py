@@ -15,28 +15,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SMALLEST = 4
+"""Pixels a side at the least; layers of a larger resolution come in beside those of half of it."""
+
 
 class Growth(nn.Module):
-    """A part of a growing network, which it calls `growth`."""
+    """A part of a growing network, which it calls `growth`.
+
+    `grows`: whether the network is one of a run that grows, known from the first `set_to` on or from a checkpoint in
+    which layers come in. Another is at its full resolution, with what that needs and no more."""
 
     def __init__(self, full: int) -> None:
         """`full`: the resolution in the end, at which it is until `set_to` says otherwise."""
         super().__init__()
         self.full = self.now = full
+        self.grows = False
         self.register_buffer("resolution", torch.tensor(full))
         self.register_buffer("share", torch.ones(()))
         self.register_load_state_dict_post_hook(_take_over)
 
     def set_to(self, resolution: int, share: float) -> None:
         """From now on `resolution` pixels a side, its layers come in to `share` (0 to 1)."""
+        self.grows = True
         if resolution != self.now:
             self.now = resolution
             self.resolution.fill_(resolution)
         self.share.fill_(share)
 
+    @property
+    def blends(self) -> bool:
+        """Whether the network's result is a `blended` one; it then stays one, so that a resolution has one graph."""
+        return self.grows and self.now > SMALLEST
+
+    def blended(self, without: Tensor, with_them: Tensor) -> Tensor:
+        """What the network makes `without` the newest layers and `with_them`, by their share: in float32 at least,
+        returned in the dtype of the latter."""
+        wide = torch.promote_types(with_them.dtype, self.share.dtype)
+        return torch.lerp(without.to(wide), with_them.to(wide), self.share.to(wide)).to(with_them.dtype)
+
 
 def _take_over(growth: Growth, *_: object) -> None:
     growth.now = int(growth.resolution)
+    growth.grows = growth.grows or bool(growth.share < 1)
 
 
 def growth_of(network: nn.Module) -> Growth | None:

@@ -30,21 +30,10 @@ from distgan.networks.blurring import Blur
 from distgan.networks.chain import Activation, Blurring, Chain, Convolution, Flattening, Linear, Residual, Scoring
 from distgan.networks.choices import require
 from distgan.networks.equalised import GAIN, EqualisedConv2d, EqualisedLinear, EqualisedScore
+from distgan.networks.growth import SMALLEST
 from distgan.networks.minibatch import MinibatchStd
+from distgan.networks.progressive import RESOLUTIONS, maps
 from distgan.networks.recomputing import kept_or_recomputed
-
-RESOLUTIONS = (8, 16, 32, 64, 128, 256, 512, 1024)
-BASE = 4
-"""Side of the smallest feature maps."""
-
-WIDEST = 32
-"""Side up to which there is the most number of maps."""
-
-
-def maps(resolution: int, width: int) -> list[int]:
-    """The number of feature maps at the sides 4, 8, ..., resolution."""
-    levels = (resolution // BASE).bit_length()
-    return [max(1, min(width, width * WIDEST // (BASE * 2**level))) for level in range(levels)]
 
 
 class _Block(nn.Module):
@@ -89,7 +78,7 @@ class ResidualCritic(nn.Module):
         self.blocks = nn.ModuleList(_Block(a, b) for a, b in pairwise(levels))
         self.minibatch = MinibatchStd(minibatch_std) if minibatch_std else nn.Identity()
         self.conv = EqualisedConv2d(width + bool(minibatch_std), width, 3)
-        self.linear = EqualisedLinear(width * BASE**2, width)
+        self.linear = EqualisedLinear(width * SMALLEST**2, width)
         self.score = EqualisedScore(width, classes)
         self.activation = LeakyReLU()
         self.piecewise_linear = not minibatch_std

@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -29,18 +28,9 @@ from distgan.networks.blurring import BlurredUpConv2d, enlarged_smoothly
 from distgan.networks.choices import require
 from distgan.networks.conditioning import LatentInput
 from distgan.networks.equalised import EqualisedConv2d, EqualisedLinear
+from distgan.networks.growth import SMALLEST
+from distgan.networks.progressive import RESOLUTIONS, ToColours, maps, pixel_norm
 from distgan.networks.recomputing import kept_or_recomputed
-from distgan.networks.residual import BASE, RESOLUTIONS, maps
-
-EPSILON = 1e-8
-"""Added to the mean square of a pixel's maps."""
-
-
-def pixel_norm(x: Tensor) -> Tensor:
-    """x / sqrt(mean(x^2) + 1e-8), the mean over the maps: [N, C, H, W] or [N, C]. In float32 at least, returned in the
-    input's dtype."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (wide * (wide.square().mean(dim=1, keepdim=True) + EPSILON).rsqrt()).to(x.dtype)
 
 
 class _First(nn.Module):
@@ -48,12 +38,12 @@ class _First(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.linear = EqualisedLinear(inputs, outputs * BASE**2)
+        self.linear = EqualisedLinear(inputs, outputs * SMALLEST**2)
         self.conv = EqualisedConv2d(outputs, outputs, 3)
         self.activation = LeakyReLU()
 
     def forward(self, latent: Tensor) -> Tensor:
-        x = rearrange(self.linear(latent), "n (c h w) -> n c h w", h=BASE, w=BASE)
+        x = rearrange(self.linear(latent), "n (c h w) -> n c h w", h=SMALLEST, w=SMALLEST)
         x = pixel_norm(self.activation(x))
         return pixel_norm(self.activation(self.conv(x)))
 
@@ -70,17 +60,6 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = pixel_norm(self.activation(self.conv1(x)))
         return pixel_norm(self.activation(self.conv2(x)))
-
-
-class _ToColours(EqualisedConv2d):
-    """[N, inputs, H, W] to [N, channels, H, W], in the parameters' precision also under autocast."""
-
-    def __init__(self, inputs: int, channels: int, gain: float) -> None:
-        super().__init__(inputs, channels, 1, gain)
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.to(self.weight.dtype))
 
 
 class SkipGenerator(nn.Module):
@@ -100,7 +79,7 @@ class SkipGenerator(nn.Module):
         first = _First(self.input.features, levels[0])
         self.blocks = nn.ModuleList([first, *(_Block(a, b) for a, b in pairwise(levels))])
         gain = 1 / math.sqrt(len(levels))
-        self.colours = nn.ModuleList(_ToColours(count, channels, gain) for count in levels)
+        self.colours = nn.ModuleList(ToColours(count, channels, gain) for count in levels)
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         x, images = pixel_norm(self.input(latent, labels)), None

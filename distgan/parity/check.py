@@ -151,7 +151,7 @@ class Check:
             halves = self.config.train.reduce == "bf16"
             yield Row(what, worst, BF16_REDUCTION_BOUND if halves else REDUCTION_BOUNDS[precision])
             yield Row(f"{update.what}: gradients of one process minus another's", measured.spread, 0.0)
-            yield _reduced_once(update, measured.reduced, self.runtime.reduced_bytes(update.phase.network))
+            yield _reduced_once(update, measured.reduced, self.runtime.reduced_bytes(update.phase.parameters))
 
     def _gradients(self, update: Update, inputs: Inputs) -> Gradients:
         return settled(

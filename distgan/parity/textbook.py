@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distgan.networks.activations import LeakyReLU, ReLU
 from distgan.networks.blurring import TAPS, Blur, BlurredUpConv2d
+from distgan.networks.equalised import EqualisedConv2d, EqualisedPooledConv2d, EqualisedUpsampledConv2d
 from distgan.networks.minibatch import group_size
 from distgan.networks.norms import GlobalBatchNorm
 from distgan.networks.resampling import PooledConv2d, UpsampledConv2d
@@ -34,6 +35,16 @@ class _UpsampleThenConvolve(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         repeated = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
         return super().forward(repeated)
+
+
+class _EqualisedConvolveThenPool(EqualisedConv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(super().forward(x), 2)
+
+
+class _EqualisedUpsampleThenConvolve(EqualisedConv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
 
 
 def _low_pass(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
@@ -71,6 +82,8 @@ _PLAIN = {
     LeakyReLU: _LeakyReLU,
     PooledConv2d: _ConvolveThenPool,
     UpsampledConv2d: _UpsampleThenConvolve,
+    EqualisedPooledConv2d: _EqualisedConvolveThenPool,
+    EqualisedUpsampledConv2d: _EqualisedUpsampleThenConvolve,
     Blur: _Blur,
     BlurredUpConv2d: _BlurredUp,
     GlobalBatchNorm: _BatchNorm,

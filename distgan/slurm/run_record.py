@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from distgan.config.growing import Course, Growing
 from distgan.config.schema import Train
 from distgan.config.yaml_files import parse_yaml
 from distgan.errors import ConfigError
@@ -26,7 +27,7 @@ _LINES = 10
 """Lines, at most, that it is taken from."""
 _MOST = 1 << 20
 """Bytes of any other file that are read: none that is ours is larger."""
-_TRAIN = re.compile(r"^train:.*\n(?:[ #].*\n|\n)*", re.MULTILINE)
+_SECTION = re.compile(r"^(train|growing|data):.*\n(?:[ #].*\n|\n)*", re.MULTILINE)
 _LENGTH = ("length", "batch_size", "critic_steps")
 _MARKS = ("config.yaml", "slurm/jobs.jsonl", "slurm/starts.jsonl")
 """A folder with one of these is a run."""
@@ -146,7 +147,7 @@ class RunRecord:
         kept = max(self._folder.config, self._history.config, key=_written)
         text = self._text(kept)
         try:
-            return None if text is None else _total(_train_section(text), kept.name)
+            return None if text is None else _total(_sections(text), kept.name)
         except ConfigError as error:
             self.problems.append(str(error))
         except ValidationError:
@@ -199,17 +200,23 @@ def _written(path: Path) -> float:
         return 0.0
 
 
-def _train_section(text: str) -> str:
-    """Of a config, which takes several milliseconds to read as a whole; empty where there is none."""
-    section = _TRAIN.search(text + "\n")
-    return section[0] if section else ""
+def _sections(text: str) -> str:
+    """What decides the length of a run, of its config, which takes several milliseconds to read as a whole: `train`,
+    and of one that grows `growing` and `data`."""
+    found = {match[1]: match[0] for match in _SECTION.finditer(text + "\n")}
+    grows = found.get("growing", "growing: null").strip() != "growing: null"
+    return "".join(found.get(name, "") for name in (("train", "growing", "data") if grows else ("train",)))
 
 
 @cache
-def _total(section: str, name: str) -> int:
-    """Steps of a run with this `train` section, which the runs of a sweep mostly share."""
-    train = (parse_yaml(section, name) or {}).get("train") or {}
-    return Train.model_validate({key: train[key] for key in _LENGTH if key in train}).total_steps
+def _total(sections: str, name: str) -> int:
+    """Steps of a run with these sections, which the runs of a sweep mostly share."""
+    tree = parse_yaml(sections, name) or {}
+    train = tree.get("train") or {}
+    train = Train.model_validate({key: train[key] for key in _LENGTH if key in train})
+    growing = Growing.model_validate(tree["growing"]) if tree.get("growing") else None
+    resolution = tree["data"]["resolution"] if growing else 0
+    return Course.of(train.length, train.batch_size, train.critic_steps, growing, resolution).steps
 
 
 def _object(line: str | bytes) -> dict | None:

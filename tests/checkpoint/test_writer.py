@@ -193,7 +193,7 @@ def test_a_defect_of_ours_is_raised_in_the_training(tmp_path, state):
 
 
 def test_the_best_and_some_for_ever_stay(tmp_path, state):
-    saving = Writer(tmp_path, keep=1, every=4)
+    saving = Writer(tmp_path, keep=1, stretch=lambda step: step // 4)
     state.progress.best_step = 5
     while state.progress.step < 12:
         saving.save(state, {})

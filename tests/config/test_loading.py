@@ -185,7 +185,10 @@ class TestMistakes:
                 {"objective": {"penalty": "wgan-gp"}},
                 "objective.penalty: 'wgan-gp' is not allowed; must be 'gp', 'lp', 'r1', 'r2', 'r1r2', 'clip' or 'none'",
             ),
-            ({"critic": {"name": "unet"}}, "critic.name: 'unet' is not known; allowed: mlp, dcgan, resnet"),
+            (
+                {"critic": {"name": "unet"}},
+                "critic.name: 'unet' is not known; allowed: mlp, dcgan, resnet, progressive",
+            ),
             (
                 {"critic": {"optimizer": {"name": "sgd"}}},
                 "critic.optimizer.name: 'sgd' is not known; allowed: adam, rmsprop",
@@ -313,7 +316,15 @@ class TestConflicts:
 
     @pytest.mark.parametrize(
         ("name", "resolution", "right"),
-        [("mlp", 17, True), ("dcgan", 28, True), ("dcgan", 48, False), ("resnet", 64, True), ("resnet", 28, False)],
+        [
+            ("mlp", 17, True),
+            ("dcgan", 28, True),
+            ("dcgan", 48, False),
+            ("resnet", 64, True),
+            ("resnet", 28, False),
+            ("progressive", 1024, True),
+            ("progressive", 28, False),
+        ],
     )
     def test_a_resolution_that_a_family_lacks_is_refused(self, name, resolution, right):
         tree = {"critic": {"name": name}, "data": {"resolution": resolution}}
@@ -438,7 +449,7 @@ def test_the_reference_lists_every_key_with_default_and_help():
 
 def test_lengths_are_counted_in_steps():
     run = config(train={"length": "1 kimg", "batch_size": 10, "critic_steps": 4})
-    assert (run.images_per_step, run.total_steps) == (40, 25)
+    assert (run.course.images, run.total_steps) == (1000, 25)
 
 
 @pytest.mark.parametrize("amount", ["10%", "1000", "0.1", ""])

@@ -6,20 +6,35 @@ import torch
 from torch import Tensor, nn
 
 from distgan.networks import build_critic, build_generator
+from distgan.networks.growth import in_use
 
-FAMILIES = (("mlp", 8), ("dcgan", 16), ("dcgan", 28), ("resnet", 32), ("resnet", 64))
+FAMILIES = (("mlp", 8), ("dcgan", 16), ("dcgan", 28), ("resnet", 32), ("resnet", 64), ("progressive", 16))
 """Names and resolutions that cover every code path at little cost."""
 
 NORMS = {name: ("none", "batch", "layer", "instance", "group") for name in ("dcgan", "resnet")}
 NORMS["mlp"] = ("none", "batch", "layer")
+NORMS["progressive"] = (None,)
+"""Of a family without the setting: None."""
+
+UNBOUNDED = ("progressive",)
+"""Families whose generators have no tanh at their end."""
+
+_OWN = {("generator", "progressive"): {"latent": 128}, ("critic", "progressive"): {"minibatch_std": 0}}
 
 
 def small(role: str, name: str, resolution: int, *, classes: int = 0, seed: int = 0, **settings: object) -> nn.Module:
-    """A narrow float64 generator or critic for RGB images."""
+    """A narrow float64 generator or critic for RGB images, the critic without groups unless `settings` say so."""
     torch.manual_seed(seed)
     build = build_generator if role == "generator" else build_critic
-    settings = {"width": 16 if name == "mlp" else 4, **settings}
-    return build(name, resolution=resolution, channels=3, classes=classes, **settings).double()
+    settings = {"width": 16 if name == "mlp" else 4, **_OWN.get((role, name), {}), **settings}
+    given = {key: value for key, value in settings.items() if (key, value) != ("norm", None)}
+    return build(name, resolution=resolution, channels=3, classes=classes, **given).double()
+
+
+def in_use_by_name(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters in use now."""
+    used = set(in_use(network))
+    return {name: parameter for name, parameter in network.named_parameters() if parameter in used}
 
 
 def images(count: int, resolution: int, seed: int = 1) -> Tensor:

@@ -47,7 +47,7 @@ def test_the_activations_have_no_second_derivative_by_their_input():
 
 @pytest.mark.parametrize(
     "name, side, norm, classes",
-    [(*case, 0) for case in PER_IMAGE] + [(name, side, "none", 2) for name, side in FAMILIES],
+    [(*case, 0) for case in PER_IMAGE] + [(name, side, NORMS[name][0], 2) for name, side in FAMILIES],
 )
 def test_loss_and_gradients_of_a_critic_equal_the_textbooks(name, side, norm, classes):
     critic = small("critic", name, side, norm=norm, classes=classes)
@@ -147,6 +147,7 @@ def test_vjp_and_functional_call_give_the_same_gradients(name, side, norm):
         ("dcgan", 16, {"dropout": 0.3, "norm": "group"}),
         ("dcgan", 16, {"minibatch_std": 3}),
         ("resnet", 32, {}),
+        ("progressive", 16, {"minibatch_std": 3}),
     ],
 )
 def test_loss_and_penalty_compile_into_one_graph_with_the_same_gradients(name, side, settings):
@@ -176,7 +177,8 @@ def test_a_generator_compiles_into_one_graph_and_takes_in_the_same_statistics(na
 
 
 @pytest.mark.parametrize(
-    "name, side, settings", [(*family, {}) for family in FAMILIES] + [("dcgan", 16, {"minibatch_std": 2})]
+    "name, side, settings",
+    [(*family, {}) for family in FAMILIES] + [(name, 16, {"minibatch_std": 2}) for name in ("dcgan", "progressive")],
 )
 def test_channels_last_gives_the_same_inner_gradient(name, side, settings):
     critic = small("critic", name, side, **settings)

@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from distgan import randomness
 from distgan.networks import recompute
+from distgan.networks.growth import in_use
 from distgan.objectives.critic import CriticObjective
 from distgan.objectives.generator import GeneratorObjective
 
@@ -30,7 +31,7 @@ def critic_gradients(critic, side, penalty="gp", labels=None, count=4):
     keys = randomness.image_keys(7, torch.arange(count))
     loss, parts = CriticObjective(critic, penalty=penalty)(images(count, side), images(count, side) / 2, labels, keys)
     loss.backward()
-    return parts, [parameter.grad for parameter in critic.parameters()]
+    return parts, [parameter.grad for parameter in in_use(critic)]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ def critic_gradients(critic, side, penalty="gp", labels=None, count=4):
         ("dcgan", 16, "none", {"norm": "batch"}),
         ("resnet", 32, "gp", {"norm": "layer", "classes": 3}),
         ("resnet", 32, "r1r2", {}),
+        ("progressive", 16, "gp", {"minibatch_std": 4, "classes": 3}),
     ],
 )
 def test_a_critic_that_recomputes_has_the_same_gradients_and_statistics(name, side, penalty, settings):

@@ -80,7 +80,7 @@ class Shards:
 
     def _samples(self, first: int, last: int) -> list[int]:
         """Those of the steps from `first` to `last`, in order."""
-        images = self._config.images_per_step
+        images = self._config.course.stage(0).images_per_step
         return self._order.samples(np.arange(first * images, last * images)).tolist()
 
 

@@ -1,0 +1,112 @@
+"""The stages of a run that grows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distgan.config import Duration, load_config, process_conflicts
+from distgan.config.growing import Course, Growing
+from distgan.errors import ConfigError
+
+CONFIG = Path(__file__).parents[1] / "growing.yaml"
+
+
+def course(length="100 kimg", resolution=32, batch=50, critic_steps=2, **growing):
+    settings = {"start": 8, "fade": "10 kimg", "stable": "20 kimg", **growing}
+    amount, unit = length.split()
+    return Course.of(Duration(float(amount), unit), batch, critic_steps, Growing(**settings), resolution)
+
+
+def told(course):
+    return [(s.resolution, s.batch_size, s.first, s.last, s.fade, s.images) for s in course.stages]
+
+
+def test_each_resolution_comes_in_and_is_then_trained_on_and_the_last_one_to_the_end():
+    assert told(course()) == [
+        (8, 50, 0, 200, 0, 0),
+        (16, 50, 200, 500, 100, 20_000),
+        (32, 50, 500, 1000, 100, 50_000),
+    ]
+    assert course().steps == 1000 and course().images == 100_000
+
+
+def test_a_resolution_may_have_a_batch_of_its_own_and_the_images_shown_stay_those_of_the_schedule():
+    assert told(course(batch_sizes={8: 200, 32: 10})) == [
+        (8, 200, 0, 50, 0, 0),
+        (16, 50, 50, 350, 100, 20_000),
+        (32, 10, 350, 2850, 500, 50_000),
+    ]
+
+
+def test_a_length_in_steps_is_one_of_steps_whatever_the_batches():
+    found = course("700 steps", batch_sizes={8: 200})
+    assert [stage.last for stage in found.stages] == [50, 350, 700]
+
+
+def test_stages_that_the_length_leaves_no_step_are_not_there():
+    assert [stage.resolution for stage in course("15 kimg").stages] == [8]
+    assert told(course("25 kimg"))[-1] == (16, 50, 200, 250, 100, 20_000)
+
+
+def test_a_run_that_does_not_grow_has_one_stage():
+    found = Course.of(Duration(10, "kimg"), 50, 2, None, 48)
+    assert told(found) == [(48, 50, 0, 100, 0, 0)] and not found.grows
+    assert found.stages[0].share(0) == 1.0
+
+
+def test_layers_come_in_from_the_first_step_of_their_resolution_to_the_end_of_the_fade():
+    stage = course().stages[1]
+    assert [stage.share(step) for step in (200, 249, 299, 300, 499)] == [0.01, 0.5, 1.0, 1.0, 1.0]
+    assert course().stages[0].share(0) == 1.0
+
+
+def test_which_stage_a_step_is_of():
+    found = course()
+    assert [found.stage(step).resolution for step in (0, 199, 200, 499, 500, 999, 1000)] == [8, 8, 16, 16, 32, 32, 32]
+
+
+@pytest.mark.parametrize("every", ["3 kimg", "70 steps"])
+def test_what_is_done_now_and_then_is_counted_anew_at_each_resolution(every):
+    found, amount = course(batch_sizes={8: 200}), Duration(float(every.split()[0]), every.split()[1])
+    due = [step for step in range(1, found.steps + 1) if found.is_due(amount, step)]
+    for stage in found.stages:
+        steps = amount.steps(stage.images_per_step)
+        assert [step for step in due if stage.first < step <= stage.last] == [
+            *range(stage.first + steps, stage.last + 1, steps)
+        ]
+    for step in range(found.steps + 1):
+        assert found.count(amount, step) == sum(one <= step for one in due)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (["growing.start=6"], "growing.start: 6 is not allowed; allowed: 4, 8, 16 or another power of two"),
+        (["growing.start=32"], "growing.start: 32 pixels are not doubled to data.resolution 32"),
+        (["growing.batch_sizes={64: 8}"], "growing.batch_sizes: 64 is no resolution of this run, which has 8, 16, 32"),
+        (["growing.batch_sizes={8: 6}"], "growing.batch_sizes 8: 6 images cannot be split into groups"),
+        (["growing.fade=3 min"], "growing.fade: "),
+        (
+            ["critic={name: dcgan, width: 8}"],
+            "growing: critic.name dcgan cannot grow; use progressive, or leave growing unset",
+        ),
+    ],
+)
+def test_what_cannot_grow_is_told(changes, text):
+    with pytest.raises(ConfigError) as told:
+        load_config([CONFIG], changes)
+    assert text in str(told.value)
+
+
+def test_the_batch_of_every_resolution_is_shared_by_the_processes():
+    config = load_config([CONFIG], ["growing.batch_sizes={8: 4}"])
+    assert [mistake.key for mistake in process_conflicts(config, 2)] == ["growing.batch_sizes 8"]
+    assert process_conflicts(config, 1) == []
+
+
+def test_grown_it_is_at_its_last_resolution_from_the_first_step_on():
+    config = load_config([CONFIG], ["growing.batch_sizes={32: 12}"]).grown
+    assert config.growing is None and config.train.batch_size == 12 and len(config.course.stages) == 1
+    assert config.grown is config

@@ -1,0 +1,125 @@
+"""Trainings that grow, in real processes: 4 steps at 8 pixels, 8 at 16, 12 at 32, of each new resolution 4 in which its
+layers come in."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from launching import (
+    ROOT,
+    assert_same_weights,
+    command,
+    lines,
+    options,
+    run,
+    train,
+    without_machine,
+    worst_difference,
+    worst_weight_difference,
+)
+from PIL import Image
+from safetensors.torch import load_file
+
+GROWING = ROOT / "tests" / "growing.yaml"
+TO_STEP = [3, 4, 6, 12, 14]
+"""At one resolution; where it grows; while layers come in; where it grows again; and while those come in."""
+
+
+@pytest.fixture(scope="module")
+def growing(shapes_shards, tmp_path_factory):
+    """Arguments of a run that grows into `folder / name`, and the folder."""
+    folder = tmp_path_factory.mktemp("growing")
+
+    def arguments(name: str, *overrides: str) -> list[str]:
+        return ["--config", str(GROWING), f"data.shards={shapes_shards}", f"run_dir={folder / name}", *overrides]
+
+    return arguments, folder
+
+
+@pytest.fixture(scope="module")
+def whole(growing):
+    """A run that was never stopped, on two processes."""
+    arguments, folder = growing
+    train(*arguments("whole", "samples.every=2 steps", "checkpoint.every=2 steps", "checkpoint.keep=99"), processes=2)
+    return folder / "whole"
+
+
+def test_one_and_two_processes_give_the_same_curve_through_all_resolutions(growing, whole):
+    arguments, folder = growing
+    train(*arguments("alone"), processes=1)
+    assert [line["step"] for line in lines(whole)] == list(range(1, 25))
+    assert worst_difference(folder / "alone", whole) < 1e-3
+    assert worst_weight_difference(folder / "alone", whole, 24) < 1e-3
+
+
+@pytest.mark.parametrize("step", TO_STEP)
+def test_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(growing, whole, step):
+    arguments, folder = growing
+    stopped = folder / f"stopped{step}"
+    train(*arguments(stopped.name, f"train.length={step} steps"), processes=2)
+    train(*arguments(stopped.name), processes=2)
+    assert_same_weights(whole, stopped, 24)
+    assert without_machine(whole) == without_machine(stopped)
+
+
+def test_a_run_that_was_killed_while_layers_come_in_ends_with_the_same_bits(growing, whole):
+    arguments, folder = growing
+    killed = folder / "killed"
+    words = arguments("killed", "checkpoint.every=1 steps")
+    process = subprocess.Popen(
+        command(*words, processes=2), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (killed / "checkpoints" / "00000005").is_dir():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=True)
+    process.wait()
+    reached = max(int(path.name) for path in (killed / "checkpoints").iterdir() if path.name.isdecimal())
+    train(*words, processes=2)
+    starts = json.loads((killed / "environment.json").read_text())["starts"]
+    assert starts[-1]["step"] >= 5 and reached < 24
+    assert_same_weights(whole, killed, 24)
+
+
+def moments(checkpoint) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint / "state.safetensors")
+
+
+def test_at_a_new_resolution_the_optimisers_begin_anew(whole):
+    """As Progressive GAN's code has it, which resets them when layers are added."""
+    steps = {number: moments(whole / "checkpoints" / f"{number:08d}") for number in (4, 6, 12, 14)}
+    counts = {
+        number: {value.item() for name, value in tensors.items() if name.startswith("critic.") and name.endswith("step")}
+        for number, tensors in steps.items()
+    }
+    assert counts == {4: {8}, 6: {4}, 12: {16}, 14: {4}}
+
+
+def test_only_the_layers_of_the_resolutions_so_far_have_moments(whole):
+    sizes = [
+        sum(name.endswith("exp_avg") for name in moments(whole / "checkpoints" / f"{step:08d}")) for step in (4, 12, 24)
+    ]
+    assert sizes[0] < sizes[1] < sizes[2]
+
+
+def test_pictures_are_of_the_full_size_all_along_and_no_finer_than_the_resolution_of_now(whole):
+    for step, side in ((2, 8), (4, 8), (10, 16), (12, 16)):
+        grid = torch.frombuffer(bytearray(Image.open(whole / "samples" / f"{step:08d}.png").tobytes()), dtype=torch.uint8)
+        picture = grid.reshape(*Image.open(whole / "samples" / f"{step:08d}.png").size[::-1], 3)[2:34, 2:34]
+        squares = picture.reshape(side, 32 // side, side, 32 // side, 3).transpose(1, 2).flatten(2, 3)
+        assert (squares == squares[:, :, :1]).all()
+    assert len({Image.open(path).size for path in (whole / "samples").glob("*.png")}) == 1
+
+
+def test_a_checkpoint_from_while_layers_come_in_is_drawn_as_training_drew_it(whole, tmp_path):
+    run(
+        ["distgan", "sample", str(whole), "--step", "14", "--count", "4", "--out", str(tmp_path / "four.png")],
+        cwd=tmp_path,
+    )
+    assert Image.open(tmp_path / "four.png").size[0] >= 64
