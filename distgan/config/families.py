@@ -80,7 +80,7 @@ class _Dcgan(Network):
 
 class _Resnet(Network):
     def resolutions(self) -> list[int] | None:
-        return [32, 64, 128]
+        return [32, 64, 128, 256]
 
 
 class _UpTo1024(Network):
@@ -221,9 +221,35 @@ class ResidualCritic(_UpTo1024):
     gradient penalty be computed in fewer multiplications."""
 
 
+class ModernGenerator(_UpTo1024):
+    """R3GAN's generator: grouped convolutions, no norm (Huang et al. 2024)."""
+
+    name: Literal["modern"]
+    """The network family."""
+    latent: Count = 64
+    """Dimension of the standard normal latent z."""
+    width: Count = 768
+    """Channels up to 32 px; they halve with each doubling of the resolution from there on."""
+    blocks: Count = 2
+    """Residual blocks at each resolution."""
+
+
+class ModernCritic(_UpTo1024):
+    """R3GAN's critic, for objective.loss relativistic and penalty r1r2 (Huang et al. 2024)."""
+
+    name: Literal["modern"]
+    """The network family."""
+    width: Count = 768
+    """Channels up to 32 px; they halve with each doubling of the resolution from there on."""
+    blocks: Count = 2
+    """Residual blocks at each resolution."""
+
+
 Generator = Annotated[
-    MlpGenerator | DcganGenerator | ResnetGenerator | ProgressiveGenerator | SkipGenerator, Field(discriminator="name")
+    MlpGenerator | DcganGenerator | ResnetGenerator | ProgressiveGenerator | SkipGenerator | ModernGenerator,
+    Field(discriminator="name"),
 ]
 Critic = Annotated[
-    MlpCritic | DcganCritic | ResnetCritic | ProgressiveCritic | ResidualCritic, Field(discriminator="name")
+    MlpCritic | DcganCritic | ResnetCritic | ProgressiveCritic | ResidualCritic | ModernCritic,
+    Field(discriminator="name"),
 ]

@@ -7,6 +7,7 @@ from torch import nn
 from distgan.networks.choices import require
 from distgan.networks.dcgan import DCGANCritic, DCGANGenerator
 from distgan.networks.mlp import MLPCritic, MLPGenerator
+from distgan.networks.modern import ModernCritic, ModernGenerator
 from distgan.networks.norms import GlobalBatchNorm, batch_norms
 from distgan.networks.progressive import ProgressiveCritic, ProgressiveGenerator
 from distgan.networks.recomputing import recompute
@@ -22,6 +23,7 @@ GENERATORS: dict[str, type[nn.Module]] = {
     "resnet": ResNetGenerator,
     "progressive": ProgressiveGenerator,
     "skip": SkipGenerator,
+    "modern": ModernGenerator,
 }
 
 CRITICS: dict[str, type[nn.Module]] = {
@@ -30,6 +32,7 @@ CRITICS: dict[str, type[nn.Module]] = {
     "resnet": ResNetCritic,
     "progressive": ProgressiveCritic,
     "residual": ResidualCritic,
+    "modern": ModernCritic,
 }
 
 
