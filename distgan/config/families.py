@@ -80,14 +80,16 @@ class _Dcgan(Network):
 
 class _Resnet(Network):
     def resolutions(self) -> list[int] | None:
-        return [32, 64, 128]
+        return [32, 64, 128, 256]
 
 
-class _Progressive(Network):
-    grows: ClassVar[bool] = True
-
+class _UpTo1024(Network):
     def resolutions(self) -> list[int] | None:
         return [8, 16, 32, 64, 128, 256, 512, 1024]
+
+
+class _Progressive(_UpTo1024):
+    grows: ClassVar[bool] = True
 
 
 class MlpGenerator(Network):
@@ -196,7 +198,58 @@ class ProgressiveCritic(_Progressive):
     """Images of a group whose standard deviation is a last map (Progressive GAN sec. 3); 0: none."""
 
 
+class SkipGenerator(_UpTo1024):
+    """Generator with output skips: StyleGAN2's without style (Karras et al. 2020; Adam there with lr 2e-3)."""
+
+    name: Literal["skip"]
+    """The network family."""
+    latent: Count = 512
+    """Dimension of the standard normal latent z."""
+    width: Count = 512
+    """Channels up to 32 px; they halve with each doubling of the resolution from there on."""
+
+
+class ResidualCritic(_UpTo1024):
+    """Residual critic of StyleGAN2 (Karras et al. 2020; Adam there with lr 2e-3)."""
+
+    name: Literal["residual"]
+    """The network family."""
+    width: Count = 512
+    """Channels up to 32 px; they halve with each doubling of the resolution from there on."""
+    minibatch_std: Group = 4
+    """Images of a group whose standard deviation is a last map (Progressive GAN sec. 3); 0: none, which lets the
+    gradient penalty be computed in fewer multiplications."""
+
+
+class ModernGenerator(_UpTo1024):
+    """R3GAN's generator: grouped convolutions, no norm (Huang et al. 2024)."""
+
+    name: Literal["modern"]
+    """The network family."""
+    latent: Count = 64
+    """Dimension of the standard normal latent z."""
+    width: Count = 768
+    """Channels up to 32 px; they halve with each doubling of the resolution from there on."""
+    blocks: Count = 2
+    """Residual blocks at each resolution."""
+
+
+class ModernCritic(_UpTo1024):
+    """R3GAN's critic, for objective.loss relativistic and penalty r1r2 (Huang et al. 2024)."""
+
+    name: Literal["modern"]
+    """The network family."""
+    width: Count = 768
+    """Channels up to 32 px; they halve with each doubling of the resolution from there on."""
+    blocks: Count = 2
+    """Residual blocks at each resolution."""
+
+
 Generator = Annotated[
-    MlpGenerator | DcganGenerator | ResnetGenerator | ProgressiveGenerator, Field(discriminator="name")
+    MlpGenerator | DcganGenerator | ResnetGenerator | ProgressiveGenerator | SkipGenerator | ModernGenerator,
+    Field(discriminator="name"),
 ]
-Critic = Annotated[MlpCritic | DcganCritic | ResnetCritic | ProgressiveCritic, Field(discriminator="name")]
+Critic = Annotated[
+    MlpCritic | DcganCritic | ResnetCritic | ProgressiveCritic | ResidualCritic | ModernCritic,
+    Field(discriminator="name"),
+]

@@ -7,10 +7,13 @@ from torch import nn
 from distgan.networks.choices import require
 from distgan.networks.dcgan import DCGANCritic, DCGANGenerator
 from distgan.networks.mlp import MLPCritic, MLPGenerator
+from distgan.networks.modern import ModernCritic, ModernGenerator
 from distgan.networks.norms import GlobalBatchNorm, batch_norms
 from distgan.networks.progressive import ProgressiveCritic, ProgressiveGenerator
 from distgan.networks.recomputing import recompute
+from distgan.networks.residual import ResidualCritic
 from distgan.networks.resnet import ResNetCritic, ResNetGenerator
+from distgan.networks.skip import SkipGenerator
 
 __all__ = ["CRITICS", "GENERATORS", "GlobalBatchNorm", "batch_norms", "build_critic", "build_generator", "recompute"]
 
@@ -19,6 +22,8 @@ GENERATORS: dict[str, type[nn.Module]] = {
     "dcgan": DCGANGenerator,
     "resnet": ResNetGenerator,
     "progressive": ProgressiveGenerator,
+    "skip": SkipGenerator,
+    "modern": ModernGenerator,
 }
 
 CRITICS: dict[str, type[nn.Module]] = {
@@ -26,6 +31,8 @@ CRITICS: dict[str, type[nn.Module]] = {
     "dcgan": DCGANCritic,
     "resnet": ResNetCritic,
     "progressive": ProgressiveCritic,
+    "residual": ResidualCritic,
+    "modern": ModernCritic,
 }
 
 

@@ -33,6 +33,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from distgan.networks.activations import LeakyReLU
+from distgan.networks.blurring import Blur, filtered, spread
 from distgan.networks.conditioning import Score, check_labels
 from distgan.networks.resampling import PooledConv2d, fold_mean_pool, unfold_mean_pool
 
@@ -67,8 +68,15 @@ class Link(Protocol):
         """The gradient of each of `parameters`, in their order, once; what was kept for them is let go."""
 
 
+def _scaled(layer: nn.Module, weight: Tensor) -> Tensor:
+    """What a layer with an equalised learning rate makes of its weight, and of a gradient by what it makes."""
+    scale = getattr(layer, "scale", None)
+    return weight if scale is None else weight.to(layer.weight.dtype) * scale
+
+
 class Convolution:
-    """A convolution, also one with a mean pool folded into it; in the dtype of the input."""
+    """A convolution, also one with a mean pool folded into it, or with an equalised learning rate; in the dtype of the
+    input."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         self.layer, self.pooled = layer, isinstance(layer, PooledConv2d)
@@ -76,14 +84,14 @@ class Convolution:
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer
-        weight = fold_mean_pool(layer.weight) if self.pooled else layer.weight
+        weight = fold_mean_pool(layer.weight) if self.pooled else _scaled(layer, layer.weight)
         self.weight, bias = weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype)
         self.input, self.arriving = x, None
-        return F.conv2d(x, self.weight, bias, self.stride, layer.padding)
+        return F.conv2d(x, self.weight, bias, self.stride, layer.padding, groups=layer.groups)
 
     def _differentiated(self, gradient: Tensor, x: Tensor, by: tuple[bool, bool]) -> tuple[Tensor, ...]:
         none = [0, 0]
-        geometry = (self.stride, list(self.layer.padding), [1, 1], False, none, 1)
+        geometry = (self.stride, list(self.layer.padding), [1, 1], False, none, self.layer.groups)
         return torch.ops.aten.convolution_backward(gradient, x, self.weight, None, *geometry, [*by, False])
 
     def backward(self, gradient: Tensor, wanted: slice) -> Tensor:
@@ -92,7 +100,7 @@ class Convolution:
 
     def tangent(self, u: Tensor, rows: Rows) -> Tensor:
         self.arriving = u
-        return F.conv2d(u, self.weight, None, self.stride, self.layer.padding)
+        return F.conv2d(u, self.weight, None, self.stride, self.layer.padding, groups=self.layer.groups)
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self.layer.parameters())
@@ -100,22 +108,21 @@ class Convolution:
     def gradients(self, rows: Rows) -> Iterator[Tensor]:
         came_in, came_back = _met(self, rows)
         by_weight = self._differentiated(came_back, came_in, (False, True))[1]
-        if self.pooled:
-            by_weight = unfold_mean_pool(by_weight)
-        yield by_weight
+        yield unfold_mean_pool(by_weight) if self.pooled else _scaled(self.layer, by_weight)
         if self.layer.bias is not None:
             yield came_back[: rows.scored].sum((0, 2, 3), dtype=self.layer.bias.dtype)
         _let_go(self)
 
 
 class Linear:
-    """A linear layer; in the dtype of the input."""
+    """A linear layer, also with an equalised learning rate; in the dtype of the input."""
 
     def __init__(self, layer: nn.Linear) -> None:
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        self.input, self.arriving, self.weight = x, None, self.layer.weight.to(x.dtype)
+        self.weight = _scaled(self.layer, self.layer.weight).to(x.dtype)
+        self.input, self.arriving = x, None
         return F.linear(x, self.weight, self.layer.bias.to(x.dtype))
 
     def backward(self, gradient: Tensor, wanted: slice) -> Tensor:
@@ -131,7 +138,7 @@ class Linear:
 
     def gradients(self, rows: Rows) -> Iterator[Tensor]:
         came_in, came_back = _met(self, rows)
-        yield came_back.T @ came_in
+        yield _scaled(self.layer, came_back.T @ came_in)
         yield came_back[: rows.scored].sum(0, dtype=self.layer.bias.dtype)
         _let_go(self)
 
@@ -162,6 +169,28 @@ class Activation:
 
     def gradients(self, rows: Rows) -> Iterator[Tensor]:
         del self.output
+        return iter(())
+
+
+class Blurring:
+    """A low-pass filter of each map."""
+
+    def __init__(self, layer: Blur) -> None:
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return filtered(x, self.layer.filter, self.layer.stride)
+
+    def backward(self, gradient: Tensor, wanted: slice) -> Tensor:
+        return spread(gradient[wanted], self.layer.filter, self.layer.stride)
+
+    def tangent(self, u: Tensor, rows: Rows) -> Tensor:
+        return self.forward(u)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return []
+
+    def gradients(self, rows: Rows) -> Iterator[Tensor]:
         return iter(())
 
 
@@ -232,7 +261,7 @@ class Scoring:
     def gradients(self, rows: Rows) -> Iterator[Tensor]:
         embedding = self.layer.embedding
         came_in, came_back = _met(self, rows)
-        products = came_back[:, None] * came_in
+        products = came_back[:, None] * came_in * self.layer.scale
         yield products.sum(0, keepdim=True)
         yield came_back[: rows.scored].sum()[None]
         if embedding is not None:

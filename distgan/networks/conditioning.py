@@ -44,6 +44,9 @@ class Score(nn.Module):
     Wasserstein estimate is a small difference of large scores. Raises ValueError as `check_labels`.
     """
 
+    scale = 1.0
+    """What the parameters of `direction` are multiplied by."""
+
     def __init__(self, features: int, classes: int) -> None:
         super().__init__()
         self.classes = classes

@@ -112,12 +112,12 @@ class _BlockUp(nn.Module):
         return pixel_norm(self.activation(self.conv2(x)))
 
 
-class _ToColours(EqualisedConv2d):
+class ToColours(EqualisedConv2d):
     """[N, inputs, H, W] to [N, channels, H, W], in the parameters' precision also under autocast: bfloat16
     would round bright and dark pixels to half a step of an 8-bit picture."""
 
-    def __init__(self, inputs: int, channels: int) -> None:
-        super().__init__(inputs, channels, 1, gain=1.0)
+    def __init__(self, inputs: int, channels: int, gain: float = 1.0) -> None:
+        super().__init__(inputs, channels, 1, gain)
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -141,7 +141,7 @@ class ProgressiveGenerator(nn.Module):
         self.input = LatentInput(latent, classes, concatenate=True)
         first = _FirstBlock(self.input.features, levels[0])
         self.blocks = nn.ModuleList([first, *(_BlockUp(a, b) for a, b in pairwise(levels))])
-        self.outputs = nn.ModuleList(_ToColours(count, channels) for count in levels)
+        self.outputs = nn.ModuleList(ToColours(count, channels) for count in levels)
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         growth, level = self.growth, _level(self.growth.now)

@@ -31,14 +31,16 @@ the same with one level more, where the widest number of maps repeats:
 | norm, ReLU, 3 x 3    | C x 64       | C x 128      |  | linear, all pixels  | 1       | 1       |
 | tanh                 |              |              |  |                     |         |         |
 
-As in the authors' code, conv1 of the 64 and 128 px networks has no bias where a norm follows, and the
+256 pixels are no network of theirs, who end at 128: one level more in the same way, 8w maps at 4 to 32 pixels.
+
+As in the authors' code, conv1 of the networks from 64 px on has no bias where a norm follows, and the
 generator's last norm is unconditional. One thing is left out: biases that a later batch or instance norm
 subtracts again. In a generator with such norms these are all those inside the blocks (a constant passes the 1
 x 1 shortcuts as a constant until the last norm); their gradient is nothing but rounding, which Adam would
 turn into a random walk that differs with the number of processes. The function is the same without them.
 
 Weights are uniform with variance 4 / (fan in + fan out), and 2 / (fan in + fan out) in shortcuts, linear
-layers, the last convolution of the 32 px generator and the first of the 64 and 128 px critic.
+layers, the last convolution of the 32 px generator and the first of the critic from 64 px on.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ from distgan.networks.norms import CANCELLING, NORMS, build_norm, normalise
 from distgan.networks.recomputing import kept_or_recomputed
 from distgan.networks.resampling import PooledConv2d, UpsampledConv2d
 
-RESOLUTIONS = (32, 64, 128)
+RESOLUTIONS = (32, 64, 128, 256)
 BASE = 4
 """Side of the smallest feature maps."""
 

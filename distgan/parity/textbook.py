@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distgan.networks.activations import LeakyReLU, ReLU
+from distgan.networks.blurring import TAPS, Blur, BlurredUpConv2d
 from distgan.networks.equalised import EqualisedConv2d, EqualisedPooledConv2d, EqualisedUpsampledConv2d
 from distgan.networks.minibatch import group_size
 from distgan.networks.norms import GlobalBatchNorm
@@ -46,6 +47,27 @@ class _EqualisedUpsampleThenConvolve(EqualisedConv2d):
         return super().forward(x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
 
 
+def _low_pass(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
+    """Each map of [N, C, H, W] convolved with the filter, all pixels kept."""
+    taps = torch.tensor(TAPS, dtype=x.dtype, device=x.device) / sum(TAPS)
+    found = F.conv2d(x.flatten(0, 1)[:, None], gain * torch.outer(taps, taps)[None, None], padding=padding)
+    return found.unflatten(0, x.shape[:2])[:, :, 0]
+
+
+class _Blur(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return _low_pass(x, padding=3 - self.stride)[:, :, :: self.stride, :: self.stride]
+
+
+class _BlurredUp(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        between = x.new_zeros(*x.shape[:2], 2 * x.shape[2] - 1, 2 * x.shape[3] - 1)
+        between[:, :, ::2, ::2] = x
+        weight = self.weight.flip(2, 3) * self.scale
+        found = F.conv2d(between, weight, padding=2)
+        return _low_pass(found, padding=1, gain=4.0) + self.bias[:, None, None]
+
+
 class _BatchNorm(nn.Module):
     """Over the whole batch, which is on this one process."""
 
@@ -62,6 +84,8 @@ _PLAIN = {
     UpsampledConv2d: _UpsampleThenConvolve,
     EqualisedPooledConv2d: _EqualisedConvolveThenPool,
     EqualisedUpsampledConv2d: _EqualisedUpsampleThenConvolve,
+    Blur: _Blur,
+    BlurredUpConv2d: _BlurredUp,
     GlobalBatchNorm: _BatchNorm,
 }
 

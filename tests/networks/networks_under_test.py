@@ -8,27 +8,39 @@ from torch import Tensor, nn
 from distgan.networks import build_critic, build_generator
 from distgan.networks.growth import in_use
 
-FAMILIES = (("mlp", 8), ("dcgan", 16), ("dcgan", 28), ("resnet", 32), ("resnet", 64), ("progressive", 16))
-"""Names and resolutions that cover every code path at little cost."""
+FAMILIES = (
+    *(("mlp", 8), ("dcgan", 16), ("dcgan", 28), ("resnet", 32), ("resnet", 64)),
+    *(("progressive", 16), ("skip", 16), ("modern", 16)),
+)
+"""Names and resolutions that cover every code path at little cost; a pair goes by its generator's name."""
+
+_PARTNERS = {("critic", "skip"): "residual", ("generator", "residual"): "skip"}
 
 NORMS = {name: ("none", "batch", "layer", "instance", "group") for name in ("dcgan", "resnet")}
 NORMS["mlp"] = ("none", "batch", "layer")
-NORMS["progressive"] = (None,)
+NORMS |= {name: (None,) for name in ("progressive", "skip", "residual", "modern")}
 """Of a family without the setting: None."""
 
-UNBOUNDED = ("progressive",)
+UNBOUNDED = ("progressive", "skip", "modern")
 """Families whose generators have no tanh at their end."""
 
-_OWN = {("generator", "progressive"): {"latent": 128}, ("critic", "progressive"): {"minibatch_std": 0}}
+_OWN = {("generator", name): {"latent": 128} for name in ("progressive", "skip", "modern")}
+_OWN |= {("critic", name): {"minibatch_std": 0} for name in ("progressive", "residual")}
 
 
 def small(role: str, name: str, resolution: int, *, classes: int = 0, seed: int = 0, **settings: object) -> nn.Module:
     """A narrow float64 generator or critic for RGB images, the critic without groups unless `settings` say so."""
     torch.manual_seed(seed)
+    name = _PARTNERS.get((role, name), name)
     build = build_generator if role == "generator" else build_critic
     settings = {"width": 16 if name == "mlp" else 4, **_OWN.get((role, name), {}), **settings}
     given = {key: value for key, value in settings.items() if (key, value) != ("norm", None)}
-    return build(name, resolution=resolution, channels=3, classes=classes, **given).double()
+    network = build(name, resolution=resolution, channels=3, classes=classes, **given).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 4 and not parameter.any():  # a block's last layer, which would hide those before it
+                parameter.normal_(std=0.3)
+    return network
 
 
 def in_use_by_name(network: nn.Module) -> dict[str, nn.Parameter]:

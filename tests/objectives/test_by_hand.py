@@ -24,6 +24,7 @@ aten = torch.ops.aten
 CONVOLUTIONS = {aten.convolution.default: "forward", aten.convolution_backward.default: "backward"}
 WIDE = [("mlp", 32, {"width": 8}), ("dcgan", 32, {"width": 4}), ("dcgan", 28, {"width": 4})]
 WIDE += [("resnet", side, {"width": 4}) for side in (32, 64, 128)]
+WIDE += [("residual", 16, {"width": 4, "minibatch_std": 0}), ("modern", 16, {"width": 12, "blocks": 1})]
 
 
 def critic_of(name: str, side: int, classes: int = 0, **settings) -> torch.nn.Module:
@@ -31,7 +32,7 @@ def critic_of(name: str, side: int, classes: int = 0, **settings) -> torch.nn.Mo
     critic = build_critic(name, resolution=side, channels=3, classes=classes, **settings)
     with torch.no_grad():
         for parameter in critic.parameters():
-            if parameter.ndim == 1:  # biases, which begin at zero
+            if parameter.ndim == 1 or not parameter.any():  # biases, and the last layers of blocks, begin at zero
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return critic
 
