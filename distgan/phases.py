@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from distgan import randomness
-from distgan.assembly import make_critic_objective, make_generator_objective, make_optimizer
+from distgan.assembly import make_augmentation, make_critic_objective, make_generator_objective, make_optimizer
 from distgan.bad_numbers import Guard, Update
 from distgan.config import Config
 from distgan.config.families import Schedule
@@ -96,6 +96,9 @@ class Phases:
         self.micro_batch = min(config.train.micro_batch or self.local, self.local)
         self.positions = runtime.rank * self.local + torch.arange(self.local, device=runtime.device)
         self._draw = runtime.compiled(generator.forward)
+        augmentation = make_augmentation(config)
+        self.augmentation = None if augmentation is None else augmentation.to(runtime.device)
+        """Of both objectives; its strength may be changed between two updates."""
         self.critic_phase = self._critic_phase(critic)
         self.generator_phase = self._generator_phase(critic)
         self.guard = Guard(config.train.bad_numbers, runtime.device)
@@ -230,7 +233,7 @@ class Phases:
         return Phase(
             name="critic",
             network=critic,
-            objective=self.runtime.wrap(make_critic_objective(config, critic)),
+            objective=self.runtime.wrap(make_critic_objective(config, critic, self.augmentation)),
             arguments=arguments,
             optimizer=make_optimizer(config.critic.optimizer, critic),
             scaler=self.runtime.make_scaler(),
@@ -248,7 +251,7 @@ class Phases:
         return Phase(
             name="generator",
             network=self.generator,
-            objective=self.runtime.wrap(make_generator_objective(config, self.generator, critic)),
+            objective=self.runtime.wrap(make_generator_objective(config, self.generator, critic, self.augmentation)),
             arguments=arguments,
             optimizer=make_optimizer(config.generator.optimizer, self.generator),
             scaler=self.runtime.make_scaler(),

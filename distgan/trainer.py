@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from distgan import checkpoint, exit_status
+from distgan.adaptation import Adaptation
 from distgan.assembly import generator_settings, make_critic, make_generator
 from distgan.averaging import WeightAverage
 from distgan.bad_numbers import BadUpdate, Update
@@ -46,6 +47,7 @@ class Trainer:
         self.phases = Phases(config, runtime, self.generator, self.critic)
         self.meter = Meter(runtime.device)
         self.reader = Reader(config, runtime, self.phases, dataset)
+        self.adaptation = Adaptation(config, runtime, self.phases, self.reader, dataset)
         self.measurements = Measurements(config, runtime, self.phases, self.reader, self.average.network)
         self.state = checkpoint.TrainState(
             networks={
@@ -71,7 +73,7 @@ class Trainer:
             before=self._require_lines,
             after=lambda path: self.recorder.checkpoint(path),  # there is no recorder yet
         )
-        self.restorer = Restorer(config, runtime, folder, self.state, self.meter, self.writer)
+        self.restorer = Restorer(config, runtime, folder, self.state, self.meter, self.adaptation, self.writer)
         self.recorder = Recorder(config, folder, self.progress, runtime.world_size, runtime.is_main)
 
     @property
@@ -145,7 +147,8 @@ class Trainer:
         """From where the progress stands. Raises BadUpdate, on all processes alike."""
         total, stop = self.config.total_steps, False
         clock = Clock(self.progress.seconds)
-        with self.reader.at(self.progress.images, self.measurements.lines(self.progress.step)):
+        lines = self.measurements.lines(self.progress.step)
+        with self.reader.at(self.progress.images, lines), self.adaptation.at(self.progress.step):
             line, sample, save = self._jobs(clock)
             self._save_is_late = lambda: save.is_late(clock.since_save()) or self._must_measure(limit)
             while self.progress.step < total and not stop:
@@ -194,7 +197,12 @@ class Trainer:
             if (replaced := self.reader.count_replaced()) is not None:
                 metrics[REPLACED] = replaced
             measured, waited = self.measurements.take(self.progress.step)
-            self.recorder.line(self.progress, metrics | measured | judged, waited, self.progress.seconds - before)
+            self.recorder.line(
+                self.progress,
+                metrics | measured | self.adaptation.metrics() | judged,
+                waited,
+                self.progress.seconds - before,
+            )
             self._check_finite(metrics)
 
         def sample() -> None:
@@ -269,6 +277,7 @@ class Trainer:
         train = self.config.train
         decay = ema_decay(train.ema_kimg, train.ema_rampup, self.config.images_per_step, self.progress.images)
         self.average.update(self.generator, decay)
+        self.adaptation.after(self.progress.step)
         self.phases.guard.end_step()
 
     def _update(
@@ -321,7 +330,7 @@ class Trainer:
         self.progress.note_checkpoint()
         self.progress.skipped_in_a_row = dict(self.phases.guard.in_a_row)
         if self.runtime.is_main:
-            self.writer.save(self.state, {"meter": self.meter.state()})
+            self.writer.save(self.state, {"meter": self.meter.state(), **self.adaptation.state()})
         self._saved_step = self.progress.step
 
     def _require_lines(self, step: int) -> None:
