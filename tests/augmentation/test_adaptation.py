@@ -23,6 +23,7 @@ from distgan.trainer import Trainer
 
 SMALL = [
     "data.resolution=16",
+    "data.flip=false",
     "generator={name: mlp, latent: 64, width: 64, norm: layer, optimizer: {lr: 1e-9}}",
     "critic={name: mlp, width: 128, optimizer: {lr: 1e-3}}",
     "tracking.watch=false",
