@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from distgan import randomness
+from distgan.augmentation.pipeline import Augmentation
 from distgan.config import Config
 from distgan.config.families import Adam, Network, RmsProp
 from distgan.networks import build_critic, build_generator, recompute
@@ -42,13 +43,25 @@ def _settings(config: Config, network: Network) -> dict:
     return {"resolution": data.resolution, "channels": data.channels, "classes": data.classes, **own}
 
 
-def make_critic_objective(config: Config, critic: nn.Module) -> CriticObjective:
+def make_augmentation(config: Config) -> Augmentation | None:
+    """What the critic sees pictures through; with the strength that a run begins with. None: nothing."""
+    augment = config.augment
+    if augment is None:
+        return None
+    return Augmentation(augment.classes, 0.0 if augment.strength == "adaptive" else augment.strength)
+
+
+def make_critic_objective(
+    config: Config, critic: nn.Module, augmentation: Augmentation | None = None
+) -> CriticObjective:
     objective = config.objective.model_dump(exclude={"clip", "allow_batch_norm"})
-    return CriticObjective(critic, **objective)
+    return CriticObjective(critic, **objective, augmentation=augmentation)
 
 
-def make_generator_objective(config: Config, generator: nn.Module, critic: nn.Module) -> GeneratorObjective:
-    return GeneratorObjective(generator, critic, loss=config.objective.loss)
+def make_generator_objective(
+    config: Config, generator: nn.Module, critic: nn.Module, augmentation: Augmentation | None = None
+) -> GeneratorObjective:
+    return GeneratorObjective(generator, critic, loss=config.objective.loss, augmentation=augmentation)
 
 
 def make_optimizer(settings: Adam | RmsProp, network: nn.Module) -> torch.optim.Optimizer:

@@ -19,6 +19,7 @@ from distgan.phases import Inputs, Phase, Phases
 from distgan.reading import Reader
 from distgan.runtime import Runtime
 from distgan.tracking.names import DEVICE_MEMORY, EMA_DISTANCE, GAP, HELD_OUT, HOST_MEMORY, REDUCED
+from distgan.weights import buffers_kept
 
 
 class Measurements:
@@ -104,7 +105,7 @@ class Measurements:
         seen, unseen = self._reader.newest, self._reader.held_out(step)
         if seen is None or unseen is None:
             return torch.zeros(0, dtype=torch.float64, device=self._runtime.device)
-        with _as_they_are(self._phases.generator, self._phases.critic_phase.network):
+        with buffers_kept(self._phases.generator, self._phases.critic_phase.network):
             fakes = [
                 self._phases.generate(part, as_in_updates=False) for part in unseen.split(self._phases.micro_batch)
             ]
@@ -128,17 +129,6 @@ class Measurements:
         device = torch.cuda.max_memory_allocated(self._runtime.device) / 1e9
         torch.cuda.reset_peak_memory_stats(self._runtime.device)
         return [host, device]
-
-
-@contextlib.contextmanager
-def _as_they_are(*networks: nn.Module) -> Iterator[None]:
-    """In training mode, so that what is measured is what the loss sees, batch norms' statistics of the batch included;
-    the running ones are put back."""
-    buffers = [buffer for network in networks for buffer in network.buffers()]
-    before = [buffer.clone() for buffer in buffers]
-    yield
-    for buffer, value in zip(buffers, before, strict=True):
-        buffer.copy_(value)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from distgan import randomness
-from distgan.assembly import make_critic_objective, make_generator_objective, make_optimizer
+from distgan.assembly import make_augmentation, make_critic_objective, make_generator_objective, make_optimizer
 from distgan.bad_numbers import Guard, Update
 from distgan.config import Config
 from distgan.config.families import Schedule
@@ -104,6 +104,9 @@ class Phases:
     def __init__(self, config: Config, runtime: Runtime, generator: nn.Module, critic: nn.Module) -> None:
         self.config, self.runtime, self.generator = config, runtime, generator
         self._critic, self.stage = critic, None
+        augmentation = make_augmentation(config)
+        self.augmentation = None if augmentation is None else augmentation.to(runtime.device)
+        """Of both objectives; its strength may be changed between two updates."""
         self.guard = Guard(config.train.bad_numbers, runtime.device)
         self.enter(config.course.stage(0))
 
@@ -266,7 +269,7 @@ class Phases:
             name="critic",
             network=critic,
             parameters=in_use(critic),
-            objective=self.runtime.wrap(make_critic_objective(config, critic)),
+            objective=self.runtime.wrap(make_critic_objective(config, critic, self.augmentation)),
             arguments=arguments,
             optimizer=make_optimizer(config.critic.optimizer, critic),
             scaler=self.runtime.make_scaler(),
@@ -285,7 +288,7 @@ class Phases:
             name="generator",
             network=self.generator,
             parameters=in_use(self.generator),
-            objective=self.runtime.wrap(make_generator_objective(config, self.generator, critic)),
+            objective=self.runtime.wrap(make_generator_objective(config, self.generator, critic, self.augmentation)),
             arguments=arguments,
             optimizer=make_optimizer(config.generator.optimizer, self.generator),
             scaler=self.runtime.make_scaler(),

@@ -58,7 +58,7 @@ class Reader:
 
     def read(self, keys: Tensor) -> Inputs:
         """The next batch, its images with these keys."""
-        self.newest = self._prepare(next(self._stream), keys)
+        self.newest = self.prepare(next(self._stream), keys)
         return self.newest
 
     def held_out(self, step: int) -> Inputs | None:
@@ -67,9 +67,9 @@ class Reader:
         if self._unseen is None:
             return None
         key = randomness.key(self._config.seed, "held out pictures", step)
-        return self._prepare(next(self._unseen), randomness.image_keys(key, self._phases.positions))
+        return self.prepare(next(self._unseen), randomness.image_keys(key, self._phases.positions))
 
-    def _prepare(self, batch: Batch, keys: Tensor) -> Inputs:
+    def prepare(self, batch: Batch, keys: Tensor) -> Inputs:
         """On the device, in [-1, 1], at the resolution of now, and mirrored by the keys."""
         data = self._config.data
         labels = batch.labels.to(self._runtime.device, non_blocking=True) if data.classes else None

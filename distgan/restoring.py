@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distgan import checkpoint
+from distgan.adaptation import Adaptation
 from distgan.checkpoint import TrainState, Writer
 from distgan.config import Config
 from distgan.errors import ConfigError, DataError, RunFolderError, UserError
@@ -21,13 +22,21 @@ _NONE, _REFUSED = -1, -2
 
 
 class Restorer:
-    """Fills a state and a meter, on all processes alike; the main process alone looks whether checkpoints are whole."""
+    """Fills a state, a meter and an adaptive strength, on all processes alike; the main process alone looks whether
+    checkpoints are whole."""
 
     def __init__(
-        self, config: Config, runtime: Runtime, folder: RunFolder, state: TrainState, meter: Meter, writer: Writer
+        self,
+        config: Config,
+        runtime: Runtime,
+        folder: RunFolder,
+        state: TrainState,
+        meter: Meter,
+        adaptation: Adaptation,
+        writer: Writer,
     ) -> None:
         self._config, self._runtime, self._folder = config, runtime, folder
-        self._state, self._meter, self._writer = state, meter, writer
+        self._state, self._meter, self._adaptation, self._writer = state, meter, adaptation, writer
 
     def resume(self, data: str, *, allow_other_data: bool, init_from: Path | None) -> None:
         """Goes on from the newest whole checkpoint; where there is none, begins with the weights of `init_from`.
@@ -133,7 +142,9 @@ class Restorer:
         return step
 
     def _load(self, folder: Path) -> None:
-        self._meter.load(checkpoint.load(folder, self._state).get("meter"))
+        further = checkpoint.load(folder, self._state)
+        self._meter.load(further.get("meter"))
+        self._adaptation.load(further)
 
     def _settle(self) -> None:
         """What follows from where the progress stands. Raises UserError when the processes' differ."""

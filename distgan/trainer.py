@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from distgan import checkpoint, exit_status
+from distgan.adaptation import Adaptation
 from distgan.assembly import generator_settings, make_critic, make_generator
 from distgan.averaging import WeightAverage
 from distgan.bad_numbers import BadUpdate, Update
@@ -48,6 +49,7 @@ class Trainer:
         self.phases = Phases(config, runtime, self.generator, self.critic)
         self.meter = Meter(runtime.device)
         self.reader = Reader(config, runtime, self.phases, dataset)
+        self.adaptation = Adaptation(config, runtime, self.phases, self.reader, dataset)
         self.measurements = Measurements(config, runtime, self.phases, self.reader, self.average.network)
         self.state = checkpoint.TrainState(
             networks={
@@ -73,7 +75,7 @@ class Trainer:
             before=self._require_lines,
             after=lambda path: self.recorder.checkpoint(path),  # there is no recorder yet
         )
-        self.restorer = Restorer(config, runtime, folder, self.state, self.meter, self.writer)
+        self.restorer = Restorer(config, runtime, folder, self.state, self.meter, self.adaptation, self.writer)
         self.recorder = Recorder(config, folder, self.progress, runtime.world_size, runtime.is_main)
 
     def _stretches(self) -> Callable[[int], int] | None:
@@ -162,7 +164,8 @@ class Trainer:
     def _train_stage(self, vote: Vote, limit: TimeLimit, clock: Clock) -> bool:
         """To the end of the stage, or until it is to stop, which is returned."""
         stop = False
-        with self.reader.at(self.progress.images, self.measurements.held_out_before(self.progress.step)):
+        held_out = self.measurements.held_out_before(self.progress.step)
+        with self.reader.at(self.progress.images, held_out), self.adaptation.at(self.progress.step):
             line, sample, save = self._jobs(clock)
             self._save_is_late = lambda: save.is_late(clock.since_save()) or self._must_measure(limit)
             while self.progress.step < self.phases.stage.last and not stop:
@@ -211,7 +214,12 @@ class Trainer:
             if (replaced := self.reader.count_replaced()) is not None:
                 metrics[REPLACED] = replaced
             measured, waited = self.measurements.take(self.progress.step)
-            self.recorder.line(self.progress, metrics | measured | judged, waited, self.progress.seconds - before)
+            self.recorder.line(
+                self.progress,
+                metrics | measured | self.adaptation.metrics() | judged,
+                waited,
+                self.progress.seconds - before,
+            )
             self._check_finite(metrics)
 
         def sample() -> None:
@@ -287,6 +295,7 @@ class Trainer:
         self.progress.images += images
         decay = ema_decay(train.ema_kimg, train.ema_rampup, images, self.progress.images)
         self.average.update(self.generator, decay)
+        self.adaptation.after(self.progress.step)
         self.phases.guard.end_step()
 
     def _update(
@@ -340,7 +349,7 @@ class Trainer:
         self.progress.note_checkpoint()
         self.progress.skipped_in_a_row = dict(self.phases.guard.in_a_row)
         if self.runtime.is_main:
-            self.writer.save(self.state, {"meter": self.meter.state()})
+            self.writer.save(self.state, {"meter": self.meter.state(), **self.adaptation.state()})
         self._saved_step = self.progress.step
 
     def _require_lines(self, step: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,17 @@ def checksum(network: nn.Module) -> int:
 def is_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether all entries are: their sums are added up, in a sixtieth of the time. Waits for the device, once."""
     return bool(torch.stack([tensor.sum().isfinite() for tensor in tensors]).all())
+
+
+@contextlib.contextmanager
+def buffers_kept(*networks: nn.Module) -> Iterator[None]:
+    """Around forwards in training mode, which see what the loss sees, batch norms' statistics of the batch included:
+    the running ones are put back."""
+    buffers = [buffer for network in networks for buffer in network.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    yield
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(value)
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ import torch
 from launching import TINY, lines, train, worst_difference
 from small_runs import make_run
 
+from distgan.augmentation.geometry import inverse_map
+from distgan.augmentation.resampling import resample
 from distgan.cli import main
 from distgan.config import load_config
 from distgan.data.on_device import CopiedAhead
@@ -18,7 +20,7 @@ from distgan.metrics.neighbours import precision_recall
 from distgan.metrics.pyramids import descriptors, sliced_wasserstein
 from distgan.metrics.similarity import ms_ssim
 from distgan.metrics.spectrum import checkerboard
-from distgan.randomness import image_keys
+from distgan.randomness import image_keys, normal
 from distgan.runtime import Runtime
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -145,3 +147,24 @@ def test_metrics_on_cuda_are_those_on_the_cpu(monkeypatch):
     wanted = _measured(a, b, "cpu")
     with torch.autocast("cuda", torch.bfloat16):
         assert _measured(a, b, "cuda") == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_gradient_of_augmentation_on_cuda_is_that_on_the_cpu_and_has_the_same_bits_each_time():
+    keys = image_keys(5, torch.arange(16))
+    shown, by_samples = (normal(keys, name, (3, 64, 64)) for name in ("shown", "gradient"))
+    maps = inverse_map(*(normal(keys, f"map {i}") for i in range(4)), normal(keys, "shift", (2,)))
+    found = []
+    for device in ("cuda", "cuda", "cpu"):
+        pictures = shown.to(device).requires_grad_()
+        seen = resample(pictures, maps.to(device))
+        found.append(torch.autograd.grad(seen, pictures, by_samples.to(device))[0].cpu())
+    assert torch.equal(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("compiled", ["false", "true"])
+@pytest.mark.parametrize("precision", ["fp64", "bf16"])
+def test_the_doctor_finds_equal_gradients_with_augmentation_on_cuda(precision, compiled, capsys):
+    settings = [f"train.precision={precision}", f"train.compile={compiled}", "train.device=cuda"]
+    found = main(["doctor", "--parity", "--config", str(TINY), *settings, "augment.strength=0.6"])
+    assert found == 0, capsys.readouterr().out

@@ -19,6 +19,9 @@ MEASURED_BY = {
 }
 """Of what evaluate/NAME tells, the metric that measures it, where it has another name."""
 
+LOSSES_AROUND_ZERO = ("nonsaturating", "minimax", "hinge")
+"""Those for which a score above zero says "real". A constant added to all scores changes no other loss."""
+
 _HIGHER = ("precision", "recall", "modes", "label_accuracy", "inception_score")
 """Of what evaluate/NAME tells, what is better the higher it is, here and in names that end in _own."""
 _LOWER = ("swd", "fd_own", "modes_kl", "fid", "kid")
@@ -48,6 +51,7 @@ def conflicts(config: Config) -> list[Mistake]:
         *_best(config),
         *_reduce(config),
         *_compiled(config),
+        *_augment(config),
     ]
 
 
@@ -212,6 +216,23 @@ def _compiled(config: Config) -> Iterator[Mistake]:
     if train.cuda_graphs and any(needed.values()):
         missing = " and ".join(name for name, lacks in needed.items() if lacks)
         yield Mistake("train.cuda_graphs", f"true needs compiled code on CUDA; use {missing}, or leave it out")
+
+
+def _augment(config: Config) -> Iterator[Mistake]:
+    augment = config.augment
+    if augment is None:
+        return
+    if augment.strength != "adaptive":
+        for key in ("target", "speed", "every"):
+            if getattr(augment, key) != type(augment).model_fields[key].default:
+                yield Mistake(f"augment.{key}", "has no effect unless augment.strength is adaptive; leave it out")
+    elif config.data.holdout is None and config.objective.loss not in LOSSES_AROUND_ZERO:
+        yield Mistake(
+            "augment.strength",
+            f"adaptive with objective.loss {config.objective.loss}, whose scores have no zero, needs pictures to see "
+            'overfitting on: set data.holdout, for example "1000 images" or a tenth of a small set, or give a number '
+            "from 0 to 1",
+        )
 
 
 def _group(config: Config) -> int:

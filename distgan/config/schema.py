@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from distgan.config.augment import Augment
 from distgan.config.duration import AnyDuration, Duration, Progress, Time
 from distgan.config.families import Critic, Generator
 from distgan.config.growing import Course, Growing
@@ -262,6 +263,8 @@ class Config(Section):
     critic: Critic
     growing: Growing | None = None
     """Progressive growing, of networks that can; unset: data.resolution from the first step on."""
+    augment: Augment | None = None
+    """Augmentation of what the critic sees, for small sets; unset: none."""
     checkpoint: Checkpoint = Checkpoint()
     samples: Samples = Samples()
     evaluate: Evaluate = Evaluate()

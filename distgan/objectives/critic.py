@@ -45,9 +45,13 @@ class CriticObjective(nn.Module):
         target: float = 1.0,
         every: int = 1,
         drift: float = 0.0,
+        augmentation: nn.Module | None = None,
     ) -> None:
+        """`augmentation` (pictures, keys, role) changes reals and fakes before anything else: D and its penalty see
+        T(x) and T(x~) in their place."""
         super().__init__()
         self.critic = critic
+        self.augmentation = augmentation
         self.loss = LOSSES[loss].critic
         self.penalty = PENALTIES.get(penalty)
         self._apart = bool(batch_norms(critic))
@@ -70,6 +74,8 @@ class CriticObjective(nn.Module):
         reduced meanwhile.
 
         A penalty on batch norm is not compiled: what its processes tell each other is differentiated twice."""
+        if self.augmentation is not None:
+            self._augmented = compiler(self._augmented)
         if self._apart and self.penalty is not None:
             return
         if self._is_chained and in_stages:
@@ -87,6 +93,8 @@ class CriticObjective(nn.Module):
         reals and taken for the fakes and interpolates too; `keys`: image keys [N] that decide epsilon and dropout;
         `penalise`: False for the updates that a lazy penalty leaves out.
         """
+        if self.augmentation is not None:
+            real, fake = self._augmented(real, fake, keys)
         update = (real, fake, labels, keys, penalise)
         scaled = _working_dtype(real) == torch.float16  # which a gradient must be from the loss on
         if scaled or not torch.is_grad_enabled():
@@ -102,13 +110,18 @@ class CriticObjective(nn.Module):
     def gradients(
         self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor, penalise: bool = True
     ) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
-        """As `compute`, and the gradient of each parameter, in their order: one pure function. Not for float16."""
+        """As `compute` of pictures that are augmented already, and the gradient of each parameter, in their order: one
+        pure function. Not for float16."""
         if not self._is_chained:
             return self._whole[0].gradients(real, fake, labels, keys, penalise)
         loss, parts, passed = self._pass(real, fake, labels, keys, penalise)
         with torch.no_grad():
             made = dict(zip(map(id, passed.chain.parameters()), passed.gradients(), strict=True))
         return loss, parts, [made[id(parameter)] for parameter in self.parameters()]
+
+    @torch.no_grad()
+    def _augmented(self, real: Tensor, fake: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return self.augmentation(real, keys, "real"), self.augmentation(fake, keys, "fake")
 
     @torch.no_grad()
     def _pass(

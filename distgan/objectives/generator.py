@@ -18,10 +18,19 @@ class GeneratorObjective(nn.Module):
     and pollute its next update.
     """
 
-    def __init__(self, generator: nn.Module, critic: nn.Module, *, loss: str = "wasserstein") -> None:
+    def __init__(
+        self,
+        generator: nn.Module,
+        critic: nn.Module,
+        *,
+        loss: str = "wasserstein",
+        augmentation: nn.Module | None = None,
+    ) -> None:
+        """`augmentation` (pictures, keys, role): what the critic sees is T(G(z)); the gradient goes through it."""
         super().__init__()
         self.generator = generator
         self.loss = LOSSES[loss]
+        self.augmentation = augmentation
         self._critic = (critic,)  # in a tuple, so that its parameters are not registered (and DDP does not reduce them)
 
     def forward(self, *args: object, **kwargs: object) -> tuple[Tensor, dict[str, Tensor]]:
@@ -47,5 +56,7 @@ class GeneratorObjective(nn.Module):
         return loss, {"generator/loss": loss.detach()}
 
     def _score(self, images: Tensor, labels: Tensor | None, keys: Tensor, role: str) -> Tensor:
+        if self.augmentation is not None:
+            images = self.augmentation(images, keys, role)
         scores = self._critic[0](images, labels, randomness.subkeys(keys, role))
         return scores if scores.dtype == torch.float64 else scores.float()

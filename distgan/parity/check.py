@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
@@ -16,6 +17,7 @@ from distgan.config import Config
 from distgan.parity.measure import error, gradients_of
 from distgan.parity.reference import (
     PENALTIES,
+    Augmented,
     Batch,
     Gradients,
     critic_terms,
@@ -23,6 +25,7 @@ from distgan.parity.reference import (
     mean,
 )
 from distgan.parity.textbook import textbook, unit
+from distgan.parity.transforms import augmented
 from distgan.phases import Inputs, Phase, Phases
 from distgan.runtime import Runtime
 
@@ -38,6 +41,9 @@ BF16_REDUCTION_BOUND = 1e-2
 """The same with `train.reduce: bf16`, which rounds each gradient and each of their sums to 8 bits (2e-3 each)."""
 
 Result = TypeVar("Result")
+
+ADAPTIVE_STRENGTH = 0.5
+"""Of augmentation, where it is adaptive and so begins at none."""
 
 REPETITIONS = 2
 """What DDP misses can go unnoticed in the first update and end the second."""
@@ -94,6 +100,8 @@ class Check:
         self.critic = runtime.place(make_critic(config)).train()
         stir(self.generator, self.critic, config)
         self.phases = Phases(config, runtime, self.generator, self.critic)
+        if config.augment is not None and config.augment.strength == "adaptive":
+            self.phases.augmentation.strength.fill_(ADAPTIVE_STRENGTH)
         self._buffers = [(b, b.clone()) for network in (self.generator, self.critic) for b in network.buffers()]
         self._measured: list[Measured] = []
 
@@ -180,15 +188,22 @@ class Check:
         latent = randomness.normal(keys, "latent", (self.generator.latent,), dtype).double()
         generator, critic = textbook(self.generator), textbook(self.critic)
         if update.phase is self.phases.generator_phase:
-            gradients = generator_gradients(generator, critic, latent, batch, loss=config.objective.loss)
+            loss = config.objective.loss
+            gradients = generator_gradients(generator, critic, latent, batch, loss=loss, augmented=self._augmented())
         else:
             settings = config.objective.model_dump(exclude={"clip", "allow_batch_norm"})
             penalise = update.number % config.objective.every == 0
-            terms = critic_terms(critic, batch, **settings, penalise=penalise)
+            terms = critic_terms(critic, batch, **settings, penalise=penalise, augmented=self._augmented())
             count = len(keys) // unit(critic, len(keys))
             gradients = mean(tqdm(terms, total=count, unit="image", leave=False, disable=None))  # on a terminal only
         with torch.no_grad():
             return gradients, generator(latent, labels)
+
+    def _augmented(self) -> Augmented | None:
+        if self.config.augment is None:
+            return None
+        strength = self.phases.augmentation.strength.item()
+        return functools.partial(augmented, classes=self.config.augment.classes, strength=strength)
 
 
 def settled(phase: Phase, take: Callable[[], object]) -> Gradients:

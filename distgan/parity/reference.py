@@ -17,6 +17,8 @@ from distgan import randomness
 from distgan.parity.textbook import unit
 
 Gradients = dict[str, Tensor]
+Augmented = Callable[[Tensor, Tensor, str], Tensor]
+"""Of pictures [n, C, H, W], their keys [n] and their role what the critic sees."""
 
 
 class Batch(NamedTuple):
@@ -81,6 +83,7 @@ def critic_terms(
     drift: float = 0.0,
     penalise: bool = True,
     scores: bool = True,
+    augmented: Augmented | None = None,
 ) -> Iterator[Term]:
     """The loss of each image (of each group, where scores depend on one) and its gradients, in order.
 
@@ -90,7 +93,7 @@ def critic_terms(
     where, term = PENALTIES[penalty]
     size = unit(critic, len(batch.keys))
     for start in range(0, len(batch.keys), size):
-        some = batch.rows(start, start + size)
+        some = _seen(batch.rows(start, start + size), augmented)
         real = critic(some.real, some.labels, randomness.subkeys(some.keys, "real"))
         fake = critic(some.fake, some.labels, randomness.subkeys(some.keys, "fake"))
         total = (CRITIC_LOSSES[loss](real, fake) + drift * real**2).sum() * scores
@@ -100,6 +103,14 @@ def critic_terms(
         gradients = _gradients(total, critic)
         flat = torch.cat([found.detach() for found in norms]) if norms else real.new_zeros(0)
         yield Term(len(some.keys), total.detach(), (real - fake).sum().detach(), flat, gradients)
+
+
+def _seen(some: Batch, augmented: Augmented | None) -> Batch:
+    """T(x) and T(x~) for x and x~; the penalty is of these (ADA, section 2.2)."""
+    if augmented is None:
+        return some
+    pictures = {role: augmented(getattr(some, role), some.keys, role) for role in ("real", "fake")}
+    return some._replace(**pictures)
 
 
 def _norms(critic: nn.Module, some: Batch, point: str, role: int) -> Tensor:
@@ -127,14 +138,21 @@ def mean(terms: Iterable[Term]) -> Gradients:
 
 
 def generator_gradients(
-    generator: nn.Module, critic: nn.Module, latent: Tensor, batch: Batch, *, loss: str = "wasserstein"
+    generator: nn.Module,
+    critic: nn.Module,
+    latent: Tensor,
+    batch: Batch,
+    *,
+    loss: str = "wasserstein",
+    augmented: Augmented | None = None,
 ) -> Gradients:
     """The gradient of the generator's mean loss over the batch; the fakes are made anew from latents [N, latent]."""
     fakes = generator(latent, batch.labels)
     size, total = unit(critic, len(latent)), torch.zeros((), dtype=torch.float64, device=latent.device)
     for start in range(0, len(latent), size):
-        some = batch.rows(start, start + size)
-        fake = critic(fakes[start : start + size], some.labels, randomness.subkeys(some.keys, "fake"))
+        some = batch.rows(start, start + size)._replace(fake=fakes[start : start + size])
+        some = _seen(some, augmented)
+        fake = critic(some.fake, some.labels, randomness.subkeys(some.keys, "fake"))
         real = critic(some.real, some.labels, randomness.subkeys(some.keys, "real"))
         total = total + GENERATOR_LOSSES[loss](real, fake).sum()
     return _gradients(total / len(latent), generator)

@@ -16,6 +16,8 @@ REDUCED = "throughput/reduced_mb_per_step"
 HOST_MEMORY = "memory/host_gb"
 DEVICE_MEMORY = "memory/device_gb"
 REPLACED = "data/replaced_pictures"
+STRENGTH = "augment/strength"
+OVERFITTING = "augment/overfitting"
 
 OF_THE_MACHINE = ("seconds", THROUGHPUT, DATA_WAIT, REDUCED, HOST_MEMORY, DEVICE_MEMORY)
 """What says how fast and on what a run was computed. All else is a function of its config."""
@@ -44,6 +46,8 @@ MEANINGS = {
             ("loss_scale", "with fp16: by what the loss is multiplied"),
         )
     },
+    STRENGTH: "with augment.strength adaptive: probability of each transformation for each picture, as of this step",
+    OVERFITTING: "what it follows, as of the newest look: 0 where the critic does not overfit, 1 where it does wholly",
     THROUGHPUT: "real images shown to the critic, a second",
     DATA_WAIT: "share of the time in which a process waited for data; mean over processes",
     REDUCED: "gradients that each process gives to all-reduce in a step, MB (10^6 bytes); 0 on one process",
