@@ -41,6 +41,7 @@ HOMES = {
     "webdataset": ("data/",),
     "fsspec": ("data/",),
     "aiohttp": ("data/",),
+    "lmdb": ("data/sources/lsun.py",),
     "wandb": ("tracking/", "compare/server.py"),
     "tensorboard": ("tracking/",),
     "plotly": ("compare/page.py",),

@@ -9,17 +9,18 @@ import errno
 import io
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from distgan.data import shapes
-from distgan.data.scan import Kind
+from distgan.data.encodings import encoding_named
 from distgan.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
@@ -27,7 +28,6 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 LARGEST_FILE = 512 * 2**20  # bytes of one picture inside a zip: more is a bomb, not a picture
 MACHINE_TROUBLE = (errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # no fault of the picture
-RAW_UP_TO = 64  # pixels a side: decoding such pictures costs more than reading their pixels
 SHRINK_IN_DECODER = 3  # a JPEG may be decoded at a reduced scale of at least this many times the target
 
 
@@ -97,26 +97,31 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What every picture becomes: square, `resolution` pixels a side, 1 or 3 channels, as `encoding` of `ENCODINGS`.
+    """What every picture becomes: square, `resolution` pixels a side, 1 or 3 channels, in an encoding named as in
+    `encoding_named`.
 
-    With `pad` a picture that is no larger than the target is framed in black instead of being enlarged.
+    With `pad` a picture that is no larger than the target is framed in black instead of being enlarged; with
+    `skip_small` one that would have to be enlarged is left out.
     """
 
     resolution: int
     channels: int
     pad: bool = False
     encoding: str = "png"
+    skip_small: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """What became of an item: the bytes of a file, or None and the reason why the picture cannot be read."""
+    """What became of an item: the bytes of a file, or None and the reason why the picture cannot be read, or None and
+    `small`: left out by `skip_small`."""
 
     name: str
     label: int
     data: bytes | None
     upscaled: bool = False
     reason: str = ""
+    small: bool = False
 
 
 def render_all(items: Sequence[Item], recipe: Recipe) -> list[Rendered]:
@@ -133,7 +138,9 @@ def render(item: Item, recipe: Recipe) -> Rendered:
             warnings.simplefilter("ignore")
             with item.picture.open() as image:
                 upscaled = not recipe.pad and min(image.size) < recipe.resolution
-                data = ENCODINGS[recipe.encoding].encode(square(image, recipe))
+                if upscaled and recipe.skip_small:
+                    return Rendered(name, item.label, None, small=True)
+                data = encoding_named(recipe.encoding).encode(square(image, recipe))
     except MemoryError:
         raise
     except Exception as error:  # PIL's decoders raise almost anything on damaged bytes
@@ -147,58 +154,21 @@ def render(item: Item, recipe: Recipe) -> Rendered:
 def square(image: Image.Image, recipe: Recipe) -> Image.Image:
     """The largest centred square of a picture, resized with Lanczos, in the channels asked for.
 
-    An EXIF orientation is applied first; transparency is laid over white; 16 bits become 8.
+    An EXIF orientation is applied first; transparency is laid over white; 16 bits become 8. What is to be made less
+    than a sixth of its size goes through a box filter (of a JPEG: its decoder's) first, to three times the target or
+    more.
     """
     side = recipe.resolution
     image.draft("RGB" if recipe.channels == 3 else "L", (side * SHRINK_IN_DECODER,) * 2)
     image.load()
-    image = _in_channels(_upright(image), recipe.channels)
+    _turn_upright(image)
     if recipe.pad and max(image.size) <= side:
-        return _framed(image, side)
+        return _framed(_in_channels(image, recipe.channels), side)
     edge = min(image.size)
     left, top = (image.width - edge) // 2, (image.height - edge) // 2
     # Cropped first: resize(box=...) would let the pixels around the box into its edges.
-    image = image.crop((left, top, left + edge, top + edge))
+    image = _in_channels(image.crop((left, top, left + edge, top + edge)), recipe.channels)
     return image.resize((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-def _encode_raw(image: Image.Image) -> bytes:
-    """A .npy file: uint8 [H, W, C] behind a header of 128 bytes."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.asarray(image).reshape(image.height, image.width, -1), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _encoder(form: str, **options: object) -> Callable[[Image.Image], bytes]:
-    def encode(image: Image.Image) -> bytes:
-        clean = Image.frombytes(image.mode, image.size, image.tobytes())  # no date, no profile, no text
-        buffer = io.BytesIO()
-        clean.save(buffer, form, **options)
-        return buffer.getvalue()
-
-    return encode
-
-
-class Encoding(NamedTuple):
-    """How pictures are stored: extension of their files, kind of their rows in the index, and the encoder, whose bytes
-    are the same for the same pixels."""
-
-    extension: str
-    kind: Kind
-    encode: Callable[[Image.Image], bytes]
-
-
-ENCODINGS = {
-    "raw": Encoding("npy", Kind.HWC, _encode_raw),
-    "png": Encoding("png", Kind.ENCODED, _encoder("PNG")),
-    "jpeg": Encoding("jpg", Kind.ENCODED, _encoder("JPEG", quality=95, subsampling=0)),
-    "webp": Encoding("webp", Kind.ENCODED, _encoder("WEBP", lossless=True)),
-}
-
-
-def default_encoding(resolution: int) -> str:
-    """What is stored when nothing is said: bare pixels of small pictures, PNGs of others."""
-    return "raw" if resolution <= RAW_UP_TO else "png"
 
 
 def is_picture(name: str) -> bool:
@@ -209,11 +179,10 @@ def is_picture(name: str) -> bool:
     return not any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF beside sound pixels: the pixels are what is wanted
-        return image
+def _turn_upright(image: Image.Image) -> None:
+    """In place: a photograph without an orientation is not copied."""
+    with suppress(Exception):  # damaged EXIF beside sound pixels: the pixels are what is wanted
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _in_channels(image: Image.Image, channels: int) -> Image.Image:
@@ -224,7 +193,8 @@ def _in_channels(image: Image.Image, channels: int) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB" if channels == 3 else "L")
+    mode = "RGB" if channels == 3 else "L"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _framed(image: Image.Image, side: int) -> Image.Image:

@@ -17,9 +17,11 @@ from distgan.data.pictures import Item, Recipe, Rendered, render_all
 from distgan.data.shards import Slot
 from distgan.errors import UserError
 
-CHUNK = 32  # pictures of one task: small enough for a lively progress bar at 1024 px
+CHUNK = 32  # pictures of one task, of small ones ...
+CHUNK_BYTES = 2**23  # ... and of large ones as many as have so many bytes of pixels: they lie in memory until written
 AHEAD = 3  # tasks in flight for each worker
-WORTH_A_POOL = 256  # fewer pictures are done sooner than processes start
+WORTH_A_POOL = 256  # fewer small pictures are done sooner than processes start ...
+WORTH_A_POOL_PIXELS = 2**22  # ... unless they become so many pixels together
 
 
 def default_workers() -> int:
@@ -35,8 +37,10 @@ def rendered_chunks(
 
     Raises `UserError` where a worker process dies.
     """
-    tasks = [(i, min(i + CHUNK, slot.stop)) for slot in slots for i in range(slot.start, slot.stop, CHUNK)]
-    if workers == 1 or len(tasks) * CHUNK < WORTH_A_POOL:
+    chunk = max(1, min(CHUNK, CHUNK_BYTES // (recipe.resolution**2 * recipe.channels)))
+    tasks = [(i, min(i + chunk, slot.stop)) for slot in slots for i in range(slot.start, slot.stop, chunk)]
+    count = sum(slot.stop - slot.start for slot in slots)
+    if workers == 1 or (count < WORTH_A_POOL and count * recipe.resolution**2 < WORTH_A_POOL_PIXELS):
         yield (render_all(items[start:stop], recipe) for start, stop in tasks)
         return
     # spawn: a forked child of a process with threads (torch's, by way of webdataset) may hang.

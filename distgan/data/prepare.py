@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from distgan.data.command import run_command
+from distgan.data.encodings import QUALITIES, RAW_UP_TO, WEBP_FROM, chosen_encoding
 from distgan.data.index_file import INDEX_FILE, read_index, write_index
-from distgan.data.pictures import ENCODINGS, Recipe, Rendered, default_encoding
+from distgan.data.pictures import Recipe, Rendered
 from distgan.data.pool import default_workers, rendered_chunks
 from distgan.data.progress import Progress
 from distgan.data.scan import SAMPLE, scan_tar
@@ -37,7 +38,7 @@ from distgan.data.shards import (
     remove_shards,
 )
 from distgan.data.sources import SOURCES, Request, Source, open_source
-from distgan.data.sources.source import Shuffled
+from distgan.data.sources.source import Shuffled, Unlabelled
 from distgan.data.summary import Summary
 from distgan.data.urls import is_remote, shown
 from distgan.data.verify import verify_named
@@ -81,13 +82,16 @@ def prepare(
     max_pictures: int | None = None,
     encoding: str | None = None,
     shuffle: bool = False,
+    skip_small: bool = False,
+    no_labels: bool = False,
 ) -> Summary:
     """Writes the pictures of a source as shards of square pictures into the folder `out`.
 
     `source` is a key of `SOURCES`, `resolution` pixels a side, `channels` 1 or 3 (both by default the source's own),
-    `shard_size` the most samples of a shard, `workers` processes (default: one a core), `encoding` a key of `ENCODINGS`
-    (default: raw up to 64 pixels, else png). With `shuffle` the pictures are written in an order drawn by hash instead
-    of the input's. `count`, `seed` and `background` are for `shapes` alone.
+    `shard_size` the most samples of a shard, `workers` processes (default: one a core), `encoding` as in
+    `encoding_named` (default: `chosen_encoding`). With `shuffle` the pictures are written in an order drawn by hash
+    instead of the input's; with `skip_small` those smaller than `resolution` are left out instead of enlarged; with
+    `no_labels` the source's classes count for nothing. `count`, `seed` and `background` are for `shapes` alone.
     The bytes written depend on neither `workers` nor on how often the work was interrupted.
 
     Raises `ConfigError` for arguments that make no sense, `DataError` for an input that cannot be read or
@@ -96,11 +100,13 @@ def prepare(
     """
     started = time.monotonic()
     _check_numbers(resolution=resolution, shard_size=shard_size, workers=workers, count=count, max=max_pictures)
-    recipe = _recipe(source, resolution, channels, encoding)
+    recipe = _recipe(source, resolution, channels, encoding, skip_small)
     _check_drawing(source, count, background)
     path = None if input is None else Path(input).expanduser()
     request = Request(path, recipe.resolution, recipe.channels, count, seed, background)
     opened = open_source(source, request, download)
+    if no_labels:
+        opened = opened._replace(items=Unlabelled(opened.items), classes=())
     job = _plan(source, opened, recipe, Path(out).expanduser(), shard_size, max_pictures, shuffle)
     with disk_errors(job.out):
         job.out.mkdir(parents=True, exist_ok=True)
@@ -114,7 +120,9 @@ def _check_numbers(**numbers: int | None) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
 
 
-def _recipe(source: str, resolution: int | None, channels: int | None, encoding: str | None) -> Recipe:
+def _recipe(
+    source: str, resolution: int | None, channels: int | None, encoding: str | None, skip_small: bool
+) -> Recipe:
     """What the pictures become; what the user leaves open is the source's own."""
     if source not in SOURCES:
         raise ConfigError(f"{source}: no such source; known are {', '.join(SOURCES)}")
@@ -126,12 +134,7 @@ def _recipe(source: str, resolution: int | None, channels: int | None, encoding:
         raise ConfigError(f"--resolution {resolution}: at most {LARGEST_RESOLUTION} pixels a side")
     form = SOURCES[source]
     side, channels = resolution or form.resolution, channels or form.channels
-    encoding = encoding or default_encoding(side)
-    if encoding not in ENCODINGS:
-        raise ConfigError(f"--encoding {encoding}: {', '.join(ENCODINGS)} are possible")
-    if encoding == "webp" and channels == 1:
-        raise ConfigError("--encoding webp: WebP knows no grey pictures; take png or raw for --channels 1")
-    return Recipe(side, channels, side == form.pads_to, encoding)
+    return Recipe(side, channels, side == form.pads_to, chosen_encoding(encoding, side, channels), skip_small)
 
 
 def _check_drawing(source: str, count: int | None, background: str) -> None:
@@ -152,6 +155,7 @@ def _plan(
     slots = plan_slots(name, count, shard_size)
     facts = [name, source.fingerprint, source.classes, repr(recipe), count, [s.stop for s in slots]]
     facts += ["shuffled"] if shuffle else []
+    facts += ["without small ones"] if recipe.skip_small else []
     plan = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     return Job(name, source, recipe, slots, out, plan)
 
@@ -228,7 +232,7 @@ def _fail_on_skipped(strict: bool, skipped: Sequence[tuple[str, str]]) -> None:
 
 
 def _report(rendered: Rendered, strict: bool, progress: Progress) -> None:
-    if rendered.data is not None:
+    if rendered.data is not None or rendered.small:
         return
     _fail_on_skipped(strict, [(rendered.name, rendered.reason)])
     progress.say(f"skipped {rendered.name}: {rendered.reason}")
@@ -236,8 +240,9 @@ def _report(rendered: Rendered, strict: bool, progress: Progress) -> None:
 
 def _write_index(job: Job, records: dict[str, ShardRecord], rows: dict[str, np.ndarray]) -> None:
     shards = {name: record for name, record in records.items() if record.samples}
+    small = sum(record.small for record in records.values())
     if not shards:
-        raise DataError(f"{job.source_name}: none of {job.count} pictures can be read; look at the input")
+        raise DataError(f"{job.source_name}: {_why_none(job, small)}")
     parts = [rows[name] if name in rows else scan_tar(job.out / name) for name in shards]
     for number, part in enumerate(parts):
         part["shard"] = number
@@ -252,8 +257,20 @@ def _write_index(job: Job, records: dict[str, ShardRecord], rows: dict[str, np.n
         "plan": job.plan,
         "skipped": [skip for record in records.values() for skip in record.skipped],
     }
+    if job.recipe.skip_small:
+        head["small"] = small
     entries = [{"name": name, "samples": r.samples, "bytes": r.bytes, "sha256": r.sha256} for name, r in shards.items()]
     write_index(job.out, head, entries, samples)
+
+
+def _why_none(job: Job, small: int) -> str:
+    """Why there is not one picture to write, `small` of them being left out for their size."""
+    if not small:
+        return f"none of {job.count} pictures can be read; look at the input"
+    found = (
+        f"of {job.count} pictures {small} are smaller than {job.recipe.resolution} pixels, the others cannot be read"
+    )
+    return f"{found}; take a smaller --resolution, or leave out --skip-small"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -264,11 +281,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="DIR", help="folder that receives the shards")
     add("--resolution", type=int, metavar="N", help="pixels a side (default: the source's own)")
     add("--channels", type=int, choices=(1, 3), help="1 grey, 3 colour (default: the source's own)")
-    add("--encoding", choices=list(ENCODINGS), help="form of the stored pictures (default: raw up to 64 px, else png)")
+    form = (
+        "how pictures are stored: raw (bare pixels), png or webp, all lossless, or jpeg; with a quality of "
+        f"{QUALITIES[0]} to {QUALITIES[-1]} behind it jpeg:98, or lossy webp:95 (default: raw up to {RAW_UP_TO} px, "
+        f"webp from {WEBP_FROM} px in colour, else png)"
+    )
+    add("--encoding", metavar="FORM[:Q]", help=form)
     size = "most pictures a shard (%(default)s)"
     add("--shard-size", type=int, default=DEFAULT_SHARD_SIZE, metavar="N", help=size)
     add("--workers", type=int, metavar="N", help="processes (default: one a core)")
     add("--shuffle", action="store_true", help="mix the pictures over the shards (for data.order: window)")
+    add("--no-labels", action="store_true", help="folders are no classes (FFHQ, LSUN)")
+    add("--skip-small", action="store_true", help="leave out pictures smaller than N instead of enlarging them")
     add("--max", type=int, dest="max_pictures", metavar="N", help="only the first N pictures (of the shuffled ones)")
     add("--strict", action="store_true", help="fail at the first picture that cannot be read")
     add("--download", action="store_true", help="fetch mnist, cifar10 or celeba into INPUT first")

@@ -21,9 +21,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from distgan.data.encodings import encoding_named
 from distgan.data.headers import npy_form
 from distgan.data.index_file import INDEX_FILE, JOURNAL_FILE, SAMPLES_FILE
-from distgan.data.pictures import ENCODINGS, Rendered
+from distgan.data.pictures import Rendered
 from distgan.data.scan import BLOCK, SAMPLE, Kind
 from distgan.errors import DataError, UserError
 from distgan.files import new_file, sha256_of
@@ -45,13 +46,15 @@ class Slot:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A shard that is complete. `skipped` holds (name, reason) of each picture that could not be read."""
+    """A shard that is complete. `skipped` holds (name, reason) of each picture that could not be read; `upscaled` were
+    enlarged, `small` left out because they would have to be."""
 
     samples: int
     bytes: int
     sha256: str
     skipped: tuple[tuple[str, str], ...] = ()
     upscaled: int = 0
+    small: int = 0
 
 
 def plan_slots(source: str, count: int, shard_size: int) -> list[Slot]:
@@ -62,21 +65,24 @@ def plan_slots(source: str, count: int, shard_size: int) -> list[Slot]:
 
 
 class ShardWriter:
-    """Writes the samples of one shard, all of one of `ENCODINGS`: `add` each, `finish` once, inside `new_file`."""
+    """Writes the samples of one shard, all in one encoding: `add` each, `finish` once, inside `new_file`."""
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:
         from webdataset import TarWriter  # imports torch: only where shards are really written
 
-        self._file, self._encoding = _Hashed(file), ENCODINGS[encoding]
+        self._file, self._encoding = _Hashed(file), encoding_named(encoding)
         # mtime=0: any other time writes a second header, 2 KiB more a sample and twice the reading.
         owner = {"user": "distgan", "group": "distgan", "mode": 0o444}
         self._tar = TarWriter(self._file, encoder=False, mtime=0, **owner)
         self._rows: list[tuple] = []
         self._skipped: list[tuple[str, str]] = []
-        self._upscaled = 0
+        self._upscaled = self._small = 0
 
     def add(self, number: int, rendered: Rendered) -> None:
-        """Writes the picture with global number `number`, or notes that it had to be skipped."""
+        """Writes the picture with global number `number`, or notes that it is left out."""
+        if rendered.small:
+            self._small += 1
+            return
         if rendered.data is None:
             self._skipped.append((rendered.name, rendered.reason))
             return
@@ -104,6 +110,7 @@ class ShardWriter:
             sha256=self._file.digest.hexdigest(),
             skipped=tuple(self._skipped),
             upscaled=self._upscaled,
+            small=self._small,
         )
         return record, np.array(self._rows, SAMPLE)
 

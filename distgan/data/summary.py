@@ -13,10 +13,11 @@ NAMED = 5  # skipped pictures that the summary names
 class Summary:
     """The result of `prepare`: counts are pictures, `bytes` those of the tars, `seconds` of this call.
 
-    `skipped` holds (name, reason); `kept` counts shards that an earlier, interrupted start had finished;
-    `finished_before` says that there was nothing to do (`upscaled` is then not known). `indexed` is set where the
-    pictures are not our own: `resolution` and `channels` are those of the first, None where it is not square or not
-    known, and `settings` are further lines that the config needs.
+    `skipped` holds (name, reason); `upscaled` were enlarged, `small` left out because they would have to be. `kept`
+    counts shards that an earlier, interrupted start had finished; `finished_before` says that there was nothing to do
+    (`upscaled` is then not known). `indexed` is set where the pictures are not our own: `resolution` and `channels` are
+    those of the first, None where it is not square or not known, and `settings` are further lines that the config
+    needs.
     """
 
     out: Path
@@ -28,6 +29,7 @@ class Summary:
     bytes: int
     skipped: tuple[tuple[str, str], ...] = ()
     upscaled: int = 0
+    small: int = 0
     kept: int = 0
     seconds: float = 0.0
     finished_before: bool = False
@@ -45,7 +47,7 @@ class Summary:
             len(index["shards"]),
         )
         skipped = tuple((name, reason) for name, reason in index.get("skipped", ()))
-        return cls(out, *facts, size, skipped, seconds=seconds, finished_before=True)
+        return cls(out, *facts, size, skipped, small=index.get("small", 0), seconds=seconds, finished_before=True)
 
     @classmethod
     def of_records(cls, job, records: dict, kept: int, seconds: float) -> Summary:
@@ -60,6 +62,7 @@ class Summary:
             bytes=sum(record.bytes for record in full),
             skipped=tuple(skip for record in records.values() for skip in record.skipped),
             upscaled=sum(record.upscaled for record in full),
+            small=sum(record.small for record in records.values()),
             kept=kept,
             seconds=seconds,
         )
@@ -73,9 +76,12 @@ class Summary:
             lines.append(f"skipped {len(self.skipped)} pictures that cannot be read:")
             lines += [f"  {name}: {reason}" for name, reason in self.skipped[:NAMED]]
             lines += [f"  ... and {len(self.skipped) - NAMED} more"] if len(self.skipped) > NAMED else []
+        if self.small:
+            lines.append(f"left out {self.small} pictures smaller than {self.resolution} pixels")
         if self.upscaled:
             size = f"{self.resolution} pixels"
-            lines.append(f"warning: {self.upscaled} pictures are smaller than {size} and were enlarged")
+            way_out = "--skip-small leaves them out"
+            lines.append(f"warning: {self.upscaled} pictures are smaller than {size} and were enlarged; {way_out}")
         lines.append(f"classes: {self._class_names()}")
         return "\n".join(lines + ["for the config:", *self._config()])
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from distgan.data.pictures import ENCODINGS, Rendered
+from distgan.data.encodings import ENCODINGS
+from distgan.data.pictures import Rendered
 from distgan.data.shards import ShardWriter
 from distgan.errors import ConfigError, UserError
 from distgan.files import new_file

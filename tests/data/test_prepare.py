@@ -16,8 +16,8 @@ import pytest
 import webdataset
 from PIL import Image
 
+from distgan.data.encodings import ENCODINGS
 from distgan.data.index import open_shards
-from distgan.data.pictures import ENCODINGS
 from distgan.data.prepare import prepare
 from distgan.data.scan import Kind, scan_tar
 from distgan.errors import DataError, UserError
@@ -115,11 +115,6 @@ class TestEncodings:
                 assert 0 < np.abs(pixels - stored["raw"]).mean() < 4
             else:
                 assert (pixels == stored["raw"]).all()
-
-    @pytest.mark.parametrize("resolution, encoding", [(63, "raw"), (64, "raw"), (65, "png"), (90, "png")])
-    def test_small_pictures_are_raw_and_others_png_unless_told(self, tmp_path, faces, resolution, encoding):
-        self.pictures(faces, tmp_path / "out", resolution=resolution)
-        assert json.loads((tmp_path / "out" / "index.json").read_text())["encoding"] == encoding
 
     def test_jpegs_keep_all_of_their_colour(self, tmp_path, faces):
         self.pictures(faces, tmp_path / "out", resolution=80, encoding="jpeg")

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from distgan.data.pictures import ENCODINGS, Rendered
+from distgan.data.encodings import ENCODINGS
+from distgan.data.pictures import Rendered
 from distgan.data.scan import SAMPLE, Kind, scan_tar
 from distgan.data.shards import (
     Journal,

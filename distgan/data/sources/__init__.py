@@ -13,6 +13,7 @@ from distgan.data.sources.cifar10 import cifar10
 from distgan.data.sources.download import DATASETS, download
 from distgan.data.sources.drawn import shapes
 from distgan.data.sources.folders import celeba, images
+from distgan.data.sources.lsun import lsun
 from distgan.data.sources.mnist import mnist
 from distgan.data.sources.quickdraw import quickdraw
 from distgan.data.sources.source import Request, Source
@@ -33,6 +34,7 @@ SOURCES = {
     "mnist": Format(mnist, 32, 1, pads_to=32),
     "cifar10": Format(cifar10, 32, 3),
     "celeba": Format(celeba, 64, 3),
+    "lsun": Format(lsun, 256, 3),
     "quickdraw": Format(quickdraw, 28, 1),
     "images": Format(images, None, 3),
     "shapes": Format(shapes, 32, 3, needs_input=False),
