@@ -36,8 +36,7 @@ def make_run(folder: Path, *overrides: str, steps: tuple[int, ...] = (5,)) -> Pa
         }
         with torch.no_grad():
             next(generator.parameters()).mul_(1.5)
-        state = checkpoint.TrainState(
-            networks, {}, checkpoint.Progress(step=step, images=_IMAGES * step), generator_settings=generator_settings(config)
-        )
+        progress = checkpoint.Progress(step=step, images=_IMAGES * step)
+        state = checkpoint.TrainState(networks, {}, progress, generator_settings=generator_settings(config))
         checkpoint.save(run.checkpoint(step), state, {})
     return folder
