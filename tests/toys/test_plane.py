@@ -57,6 +57,11 @@ class TestTraining:
         penalised, plain = METHODS["wgan-gp"], METHODS["gan"]
         assert plain.optimizer is penalised.optimizer and plain.decay == penalised.decay and plain.clip is None
 
+    def test_a_critic_does_not_begin_as_a_cone_over_the_origin(self):
+        networks, drawn = plane._networks(seed=0), DISTRIBUTIONS["25gaussians"].draw(torch.arange(50))
+        ratios = networks.values(2 * drawn) / networks.values(drawn)
+        assert (ratios - 2).abs().median() > 0.05
+
     def test_a_training_that_diverges_is_an_error_and_no_number(self):
         method = METHODS["wgan-gp"]._replace(optimizer=partial(SGD, lr=1e30))
         with pytest.raises(Diverged, match="WGAN-GP: the training diverged"):
