@@ -13,6 +13,9 @@ from distgan.assembly import generator_settings, make_critic, make_generator
 from distgan.config import dump_config, load_config
 from distgan.run_folder import RunFolder
 
+_IMAGES = 40
+"""Of a step: not those of tests/tiny.yaml, as after a change of the batch size."""
+
 
 def make_run(folder: Path, *overrides: str, steps: tuple[int, ...] = (5,)) -> Path:
     """A run of tests/tiny.yaml that stands after the last of `steps`, each of which has a checkpoint with other
@@ -33,8 +36,7 @@ def make_run(folder: Path, *overrides: str, steps: tuple[int, ...] = (5,)) -> Pa
         }
         with torch.no_grad():
             next(generator.parameters()).mul_(1.5)
-        state = checkpoint.TrainState(
-            networks, {}, checkpoint.Progress(step=step), generator_settings=generator_settings(config)
-        )
+        progress = checkpoint.Progress(step=step, images=_IMAGES * step)
+        state = checkpoint.TrainState(networks, {}, progress, generator_settings=generator_settings(config))
         checkpoint.save(run.checkpoint(step), state, {})
     return folder

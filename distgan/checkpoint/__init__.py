@@ -6,6 +6,7 @@ the folder is whole, `retention` which folders stay, `writer` the thread that wr
 
 from distgan.checkpoint.files import (
     Misfit,
+    images_in,
     load,
     load_network,
     load_weights,
@@ -31,6 +32,7 @@ __all__ = [
     "Snapshots",
     "TrainState",
     "Writer",
+    "images_in",
     "kept",
     "load",
     "load_network",

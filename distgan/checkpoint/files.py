@@ -167,6 +167,15 @@ def _require_known(progress: dict, folder: Path) -> None:
         )
 
 
+def images_in(folder: Path) -> int:
+    """The real images that the critic had been shown when a checkpoint was made. Raises UserError naming the file."""
+    path = folder / _RECORD
+    try:
+        return int(json.loads(path.read_text())["progress"]["images"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"checkpoint {path}: cannot be read: {error}; use another checkpoint") from None
+
+
 def load_weights(folder: Path, state: TrainState) -> str:
     """Fills the networks of `state`, and nothing else, from a checkpoint; returns its name and checksum.
 

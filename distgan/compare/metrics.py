@@ -40,6 +40,9 @@ _TOLD = (
     THROUGHPUT,
 )
 
+_BESIDE = ("evaluate/*_floor", "evaluate/*_[0-9]*")
+"""Of those, what stands beside another one: floors, and single levels of the pyramid."""
+
 
 def in_order(names: set[str]) -> list[str]:
     """What says most first; by name within the same kind."""
@@ -48,7 +51,8 @@ def in_order(names: set[str]) -> list[str]:
 
 def told(names: list[str]) -> list[str]:
     """Those that a table on a terminal has room for, where nobody has chosen."""
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in _TOLD)]
+    wide = [name for name in names if any(fnmatchcase(name, pattern) for pattern in _TOLD)]
+    return [name for name in wide if not any(fnmatchcase(name, pattern) for pattern in _BESIDE)]
 
 
 def _place(name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ MEASURED_BY = {
     "recall": "precision_recall",
 }
 """Of what evaluate/NAME tells, the metric that measures it, where it has another name."""
+_BESIDE = re.compile(r"(swd|fd_own)_floor|swd_\d+")
+"""What is told beside a metric of evaluate.metrics: its floor, or its value at one resolution."""
 
 LOSSES_AROUND_ZERO = ("nonsaturating", "minimax", "hinge")
 """Those for which a score above zero says "real". A constant added to all scores changes no other loss."""
@@ -25,6 +28,11 @@ LOSSES_AROUND_ZERO = ("nonsaturating", "minimax", "hinge")
 _HIGHER = ("precision", "recall", "modes", "label_accuracy", "inception_score")
 """Of what evaluate/NAME tells, what is better the higher it is, here and in names that end in _own."""
 _LOWER = ("swd", "fd_own", "modes_kl", "fid", "kid")
+
+
+def measure_of(name: str) -> str:
+    """The metric that measures what evaluate/NAME tells; the name itself where that is one, or nothing that is told."""
+    return name.rpartition("_")[0] if _BESIDE.fullmatch(name) else MEASURED_BY.get(name, name)
 
 
 class Mistake(NamedTuple):

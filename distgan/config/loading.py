@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from distgan.config.conflicts import Mistake, conflicts
+from distgan.config.conflicts import Mistake, conflicts, measure_of
 from distgan.config.keys import family_names, known_keys, nearest_key
-from distgan.config.schema import Config
+from distgan.config.schema import Config, Measure
 from distgan.config.yaml_files import parse_yaml, read_yaml, write_yaml
 from distgan.errors import ConfigError
 
@@ -203,7 +203,14 @@ def _mistake(problem: dict, tree: dict) -> Mistake:
         found = problem["ctx"].get("tag")
         text = f"{found!r} is not known" if found is not None else "is required"
         return Mistake(f"{key}.name", f"{text}; allowed: {allowed.replace(chr(39), '')}")
-    return Mistake(key, f"{_shown(_at(tree, path))} is not allowed; {_allowed(problem)}")
+    value = _at(tree, path)
+    return Mistake(key, f"{_shown(value)} is not allowed; {_allowed(problem)}{_measure_hint(path, value)}")
+
+
+def _measure_hint(path: Sequence, value: Any) -> str:
+    """By which metric of evaluate.metrics a value is measured that is none of them but told beside one."""
+    measure = measure_of(value) if list(path[:2]) == ["evaluate", "metrics"] and isinstance(value, str) else value
+    return f"; {measure} tells {value} too" if measure in get_args(Measure) else ""
 
 
 def _shown(value: Any) -> str:

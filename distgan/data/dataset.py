@@ -103,7 +103,8 @@ class Indexed:
         return len(lost) if not self.data.holdout else len(set(lost.tolist()) & set(self.split.train.tolist()))
 
     def summary(self) -> str:
-        text = f"{self.shards.count} pictures in {len(self.shards.shards)} shards"
+        count = len(self.shards.shards)
+        text = f"{self.shards.count} pictures in {count} shard{'s' * (count != 1)}"
         if self.data.stage and self.shards.paths:
             text += f", copied into {self._caching.folder} first"
         if self.data.holdout:
@@ -258,7 +259,8 @@ class Unindexed:
         self.fingerprint = hashlib.blake2b(names.encode(), digest_size=8).hexdigest()
 
     def summary(self) -> str:
-        return f"{len(self.places)} shards, drawn with replacement: not exact (data.order: resampled)"
+        count = len(self.places)
+        return f"{count} shard{'s' * (count != 1)}, drawn with replacement: not exact (data.order: resampled)"
 
     def stream(self, batch_size: int, seed: int, position: int, place: Place) -> BatchStream:
         from distgan.data.decode import Decoder

@@ -86,7 +86,8 @@ class Summary:
         return "\n".join(lines + ["for the config:", *self._config()])
 
     def _headline(self) -> str:
-        size = f"{self.written} pictures in {self.shards} shards, {self.bytes / 1e6:.1f} MB, in {self.out}"
+        shards = f"{self.shards} shard{'s' * (self.shards != 1)}"
+        size = f"{self.written} pictures in {shards}, {self.bytes / 1e6:.1f} MB, in {self.out}"
         if self.finished_before:
             return f"nothing to do: already prepared with these arguments ({size})"
         return f"{'indexed' if self.indexed else 'prepared'} {size}, {self.seconds:.1f} s"

@@ -84,7 +84,8 @@ class Report:
     def summary(self) -> str:
         """One line for a person."""
         verdict = f"{self.bad} fault{'s' * (self.bad > 1)}" if self.bad else "all sound"
-        return f"verified {self.pictures} pictures in {self.shards} shards, {self.bytes / 1e6:.1f} MB: {verdict}"
+        shards = f"{self.shards} shard{'s' * (self.shards != 1)}"
+        return f"verified {self.pictures} pictures in {shards}, {self.bytes / 1e6:.1f} MB: {verdict}"
 
 
 def verify_named(spec: Spec, caching: Caching | None = None, threads: int | None = None) -> int:

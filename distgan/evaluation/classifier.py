@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional
 from distgan import randomness
 from distgan.data.dataset import Indexed
 from distgan.evaluation.crew import all_cores, threads
+from distgan.trouble import tell
 
 FEATURES = 128
 _LARGEST = 64
@@ -27,6 +29,8 @@ _HELD_OUT = 0.1
 _MOST_TESTED = 10_000
 _MOST_BYTES = 10**9
 """Of decoded pictures; of a larger set so much of it is used."""
+_SECONDS_A_LINE = 30.0
+"""Between two lines that say how far training is."""
 
 
 class Classifier(nn.Module):
@@ -104,8 +108,12 @@ def _fit(network: nn.Module, pictures: Tensor, targets: Tensor, spread: Callable
         loss = functional.cross_entropy(logits, targets[part], reduction="sum")
         return torch.autograd.grad(loss, weights)
 
+    told = time.monotonic()
     for number, batch in enumerate(batches):
         done = number / len(batches)
+        if time.monotonic() - told >= _SECONDS_A_LINE:
+            told = time.monotonic()
+            tell(f"evaluate: the classifier has had {number} of {len(batches)} updates")
         optimizer.param_groups[0]["lr"] = _RATE * min(1, done / 0.1 + 0.01) * (1 - done)
         found = list(spread(gradients, batch.split(_PART)))
         for weight, parts in zip(weights, zip(*found, strict=True), strict=True):

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `distgan evaluate` from parsed arguments. Raises UserError."""
     folder = RunFolder(args.run)
     if not folder.config.is_file():
-        raise ConfigError(f"{args.run}: no run folder (it has no config.yaml); give one that training wrote")
+        raise ConfigError(_no_run(folder))
     if args.table:
         _check_table(args)
         _tell_all(args, recorded(folder.metrics))
@@ -67,6 +67,14 @@ def run(args: argparse.Namespace) -> int:
     )  # before any leaves: the launcher ends all others
     runtime.close()
     return 0
+
+
+def _no_run(folder: RunFolder) -> str:
+    """What is wrong with a folder without a config, and the way out."""
+    place = folder.path.absolute()
+    if place.parent.name == "checkpoints" and place.name.isdecimal():
+        return f"{folder.path}: a checkpoint; give its run folder: {place.parent.parent} --step {int(place.name)}"
+    return f"{folder.path}: no run folder (it has no config.yaml); give one that training wrote"
 
 
 def _check_table(args: argparse.Namespace) -> None:
@@ -97,8 +105,10 @@ def _on_processes(config: Config, processes: int) -> Config:
 
 
 def _evaluations(args: argparse.Namespace, config: Config, runtime: Runtime, evaluator: Evaluator) -> list[Evaluation]:
+    from distgan import checkpoint
     from distgan.sampling.source import find
 
+    folder = RunFolder(args.run)
     evaluator.prepare(lambda: runtime.watchdog.mark(0, "preparing evaluations"))
     if set(config.evaluate.metrics) <= set(evaluator.left_out):
         raise UserError("evaluate: nothing of what is asked for can be measured here, as is told above")
@@ -107,7 +117,8 @@ def _evaluations(args: argparse.Namespace, config: Config, runtime: Runtime, eva
         began = time.perf_counter()
         generator = runtime.place(find(args.run, step=step, raw=args.raw).generator)
         metrics = evaluator.measure(generator, lambda step=step: runtime.watchdog.mark(step, "evaluating"))
-        found.append(Evaluation(step, config.course.stage(step).images_at(step) / 1000, metrics))
+        kimg = checkpoint.images_in(folder.checkpoint(step)) / 1000
+        found.append(Evaluation(step, kimg, metrics))
         if runtime.is_main:
             tell(f"step {step}: {config.evaluate.count} pictures, {time.perf_counter() - began:.0f} s")
     return found

@@ -72,6 +72,12 @@ class Crew:
     def __exit__(self, *failure: object) -> None:
         self._stack.close()
 
+    @property
+    def arithmetic(self) -> str:
+        """The kind of device, and with CUDA whether products are in TF32: what another one finds differs."""
+        kind = self.runtime.device.type
+        return f"{kind} tf32" if kind == "cuda" and torch.backends.cuda.matmul.allow_tf32 else kind
+
     def own(self, count: int, size: int | None = None) -> list[range]:
         """The blocks of this process, of the positions 0 to `count` - 1; every `world_size`-th."""
         size = size or self.block

@@ -50,7 +50,7 @@ class RealFeatures:
 
     def prepare(self, crew: Crew, extractor: Extractor) -> None:
         """Reads them from the store, or makes and keeps them."""
-        name = self._store.name(extractor.name, extractor.digest, self._reals.compared, crew.runtime.device.type)
+        name = self._store.name(extractor.name, extractor.digest, self._reals.compared, crew.arithmetic)
         if not crew.main(lambda moved: self._load(name)):
             found = extracted(crew, extractor, self._reals.compared_share(crew)).features
             crew.main(lambda moved: self._keep(name, found))

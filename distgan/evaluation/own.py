@@ -87,7 +87,7 @@ class Own:
         return kept
 
     def _prepare_floor(self, crew: Crew) -> None:
-        name = self._store.name("fd-own-floor", self._extractor.digest, self._reals.half, crew.runtime.device.type)
+        name = self._store.name("fd-own-floor", self._extractor.digest, self._reals.half, crew.arithmetic)
         kept = crew.main(lambda moved: self._store.load(name))
         if kept is None:
             others = self._real.others(crew, self._extractor)

@@ -29,7 +29,7 @@ class Sliced:
 
     def prepare(self, crew: Crew) -> None:
         compared, half = self._reals.compared_share(crew), self._reals.half
-        name = self._store.name("swd-floor", _VERSION, half, crew.runtime.device.type)
+        name = self._store.name("swd-floor", _VERSION, half, crew.arithmetic)
         kept: Kept | None = crew.main(lambda moved: self._store.load(name))
         if kept is None:
             found = swd(crew, compared, self._reals.share(crew, half, half), half)

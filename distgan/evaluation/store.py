@@ -32,8 +32,8 @@ class Kept(NamedTuple):
 
 
 class Store:
-    """Of one set of pictures: their content, resolution, channels, and which of them are trained on. Only the main
-    process uses it."""
+    """Of one set of pictures: their content, resolution, channels, which of them are trained on, and whether others may
+    stand for bad ones. Only the main process uses it."""
 
     def __init__(self, dataset: Indexed) -> None:
         data = dataset.data
@@ -41,7 +41,8 @@ class Store:
         self.folders = [Path(caching_of(data).folder) / FOLDER]
         if len(folders) == 1 and dataset.shards.paths:
             self.folders.insert(0, Path(*folders) / FOLDER)
-        self._of = (_VERSION, dataset.fingerprint, data.resolution, data.channels, data.fit, data.holdout)
+        pictures = (dataset.fingerprint, data.resolution, data.channels, data.fit, data.holdout, data.bad_pictures)
+        self._of = (_VERSION, *pictures)
 
     def name(self, what: str, *more: object) -> str:
         """Of a file; another for whatever else `more` says."""
@@ -49,17 +50,20 @@ class Store:
         return f"{what}-{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}.safetensors"
 
     def load(self, name: str) -> Kept | None:
-        """None where there is none that is whole; damaged ones are told."""
+        """None where there is none that is whole; what is damaged is told then, as it is to be made anew."""
+        faults = []
         for folder in self.folders:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 try:
                     return _parse((folder / name).read_bytes())
                 except (SafetensorError, ValueError, KeyError, TypeError) as error:
-                    tell(f"{folder / name}: damaged ({' '.join(str(error).split())}); made anew")
+                    faults.append(f"{folder / name}: damaged ({' '.join(str(error).split())}); made anew")
                 except OSError as error:
                     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
                         raise
-                    tell(f"{folder / name}: cannot be read ({error.strerror}); made anew")
+                    faults.append(f"{folder / name}: cannot be read ({error.strerror}); made anew")
+        for fault in faults:
+            tell(fault)
         return None
 
     def save(self, name: str, tensors: dict[str, Tensor], facts: dict) -> Path | None:

@@ -39,6 +39,19 @@ def test_a_folder_of_runs_is_a_table_of_runs_groups_and_differences(four):
     assert [row.split() for row in config.splitlines()[1:]] == [["objective.penalty", "gp", "gp", "lp", "lp"]]
 
 
+def test_a_table_has_neither_floors_nor_single_levels_unless_they_are_named(tmp_path):
+    metrics = {"swd": 3, "swd_16": 2, "swd_32": 4, "swd_floor": 1, "fd_own": 7, "fd_own_floor": 5, "modes_kl": 0.5}
+    make_run_of(tmp_path / "run", [line(1, 1.0) | {f"evaluate/{name}": value for name, value in metrics.items()}])
+    head = compare(tmp_path).splitlines()[0].replace("best ", "best").split()
+    told = ["fd_own", "fid", "modes_kl", "swd"]
+    assert [word for word in head if "evaluate/" in word] == [
+        *(f"evaluate/{name}" for name in told),
+        *(f"bestevaluate/{name}" for name in told),
+    ]
+    assert "evaluate/swd_16" in compare(tmp_path, "--metrics", "evaluate/swd_16,evaluate/swd_floor")
+    assert "evaluate/swd_floor" in compare(tmp_path, "--format", "csv")
+
+
 def test_json_has_everything_with_the_runs_by_group(four):
     told = json.loads(compare(*sorted(four.iterdir()), "--format", "json"))
     assert [run["run"] for run in told["runs"]] == ["gp-0", "gp-1", "lp-0", "lp-1"]

@@ -243,7 +243,7 @@ class TestCommand:
         assert run("shapes", "--count", 30, "--out", tmp_path / "out", "--verify") == 0
         written = capsys.readouterr().out.splitlines()
         assert written[0].startswith("prepared 30 pictures")
-        assert written[-1].startswith("verified 30 pictures in 1 shards, ") and written[-1].endswith(": all sound")
+        assert written[-1].startswith("verified 30 pictures in 1 shard, ") and written[-1].endswith(": all sound")
         assert run("--verify", "--out", tmp_path / "out") == 0
         assert capsys.readouterr().out.splitlines() == written[-1:]
 

@@ -67,3 +67,17 @@ class Fixed(nn.Module):
     def forward(self, latent: Tensor, labels: Tensor | None) -> Tensor:
         first, self.drawn = self.drawn, self.drawn + len(latent)
         return self.pictures[first : self.drawn]
+
+
+class ByLabel(nn.Module):
+    """A generator that draws one picture for each label, whatever the latent."""
+
+    latent = 1
+
+    def __init__(self, pictures: Tensor) -> None:
+        """`pictures`: in [-1, 1], [K, C, H, W]."""
+        super().__init__()
+        self.pictures = nn.Parameter(pictures)
+
+    def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
+        return self.pictures[labels]

@@ -8,6 +8,7 @@ from evaluated import config_of, evaluator_of
 from PIL import Image
 
 from distgan.data.prepare import prepare
+from distgan.evaluation import classifier
 from distgan.evaluation.classifier import FEATURES, Classifier
 from distgan.evaluation.store import Store
 
@@ -18,6 +19,16 @@ def test_it_names_drawn_shapes(known_shards):
     kept = store.load(file.name)
     assert kept.facts["accuracy"] > 0.9
     assert kept.tensors["classes"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_long_training_says_how_far_it_is(known_shards, monkeypatch, capfd):
+    monkeypatch.setattr(classifier, "_STEPS", 3)
+    monkeypatch.setattr(classifier, "_SECONDS_A_LINE", 0.0)
+    dataset = evaluator_of(config_of(known_shards, "modes"))._reals.dataset
+    classifier.train(dataset, torch.device("cpu"), lambda: None)
+    assert capfd.readouterr().err.splitlines() == [
+        f"distgan: evaluate: the classifier has had {number} of 3 updates" for number in range(3)
+    ]
 
 
 @pytest.mark.parametrize("resolution", [16, 28, 65, 128])

@@ -42,7 +42,7 @@ def test_the_newest_a_named_and_every_checkpoint(run, capsys):
     newest = evaluate(run)
     assert list(newest) == [15] and set(newest[15]) == {"ms_ssim", "modes", "modes_kl"}
     row = capsys.readouterr().out.splitlines()[1]
-    assert row.split()[:3] == ["15", "0.48", f"{newest[15]['ms_ssim']:.4g}"]
+    assert row.split()[:3] == ["15", "0.6", f"{newest[15]['ms_ssim']:.4g}"]
     every = evaluate(run, "--all", "--metrics", "ms_ssim")
     assert {step: list(found) for step, found in every.items()} == {step: ["ms_ssim"] for step in (5, 10, 15)}
     assert every[15]["ms_ssim"] == newest[15]["ms_ssim"] != every[5]["ms_ssim"]
@@ -116,7 +116,10 @@ def test_the_table_of_a_training_marks_the_best(run, capsys):
     ("arguments", "status", "told"),
     [
         (["--step", "7"], 2, "--step 7: the checkpoints of {run} are of steps 5, 10, 15"),
-        (["--metrics", "swd,fidd"], 2, "evaluate.metrics"),
+        (["--metrics", "swd,fidd"], 2, "evaluate.metrics.1: 'fidd' is not allowed"),
+        (["--metrics", "swd_32"], 2, "'inception_score' or 'precision_recall'; swd tells swd_32 too"),
+        (["--metrics", "fd_own_floor"], 2, "; fd_own tells fd_own_floor too"),
+        (["--metrics", "label_accuracy"], 2, "; modes tells label_accuracy too"),
         (["--count", "1"], 2, "evaluate.count: 1 is not allowed"),
         (["--shards", "nowhere"], 2, "nowhere: no such folder"),
         (["--metrics", "fid", "--inception", "nowhere.pth"], 2, "evaluate.inception: nowhere.pth: no such file"),
@@ -131,6 +134,13 @@ def test_what_makes_no_sense_is_one_line(run, capsys, monkeypatch, tmp_path, arg
     assert main(["evaluate", str(run), *arguments]) == status
     errors = capsys.readouterr().err.splitlines()
     assert told.format(run=run) in errors[-1] and not any("Traceback" in line for line in errors)
+
+
+def test_a_checkpoint_is_refused_with_its_run_and_step(run, capsys, monkeypatch):
+    monkeypatch.chdir(run / "checkpoints" / "00000005")
+    for place in (run / "checkpoints" / "00000005", "."):
+        assert main(["evaluate", str(place)]) == 2
+        assert capsys.readouterr().err == f"distgan: {place}: a checkpoint; give its run folder: {run} --step 5\n"
 
 
 def test_what_is_no_run_is_refused(tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from evaluated import config_of, evaluator_of
@@ -10,6 +12,7 @@ from distgan.data.dataset import open_dataset
 from distgan.data.index import open_shards
 from distgan.data.prepare import prepare
 from distgan.evaluation import classifier, features, sliced
+from distgan.evaluation.crew import Crew
 from distgan.evaluation.store import Store
 
 OURS = "swd,fd_own,precision_recall_own,modes"
@@ -67,8 +70,37 @@ def test_other_pictures_or_another_count_have_files_of_their_own(own_shards, tmp
         store_of(tmp_path / "other"),
         store_of(own_shards, "data.holdout=10 images"),
         store_of(own_shards, "data.resolution=32", "data.fit=crop"),
+        store_of(own_shards, "data.bad_pictures=replace"),
     ]
-    assert len({same, *(other.name("own", 1) for other in others)}) == 4
+    assert len({same, *(other.name("own", 1) for other in others)}) == 5
+
+
+def test_another_kind_of_device_or_tf32_has_files_of_its_own():
+    products = torch.backends.cuda.matmul
+    before = products.allow_tf32
+
+    def arithmetic(kind: str, tf32: bool) -> str:
+        products.allow_tf32 = tf32
+        return Crew(SimpleNamespace(device=torch.device(kind)), 50, lambda: None).arithmetic
+
+    try:
+        found = [arithmetic(kind, tf32) for kind in ("cpu", "cuda") for tf32 in (False, True)]
+    finally:
+        products.allow_tf32 = before
+    assert found[0] == found[1] and len(set(found)) == 3
+
+
+def test_a_damaged_file_is_not_told_where_the_next_folder_has_it_whole(own_shards, tmp_path, capfd):
+    store = store_of(own_shards, f"data.cache={tmp_path / 'cache'}")
+    first, second = store.folders
+    for folder in (second, first):
+        store.folders = [folder]
+        store.save("a", {}, {"y": 1})
+    (first / "a").write_bytes(b"")
+    store.folders = [first, second]
+    assert store.load("a").facts == {"y": 1} and capfd.readouterr().err == ""
+    (second / "a").unlink()
+    assert store.load("a") is None and f"{first / 'a'}: damaged" in capfd.readouterr().err
 
 
 def store_of(shards, *overrides: str) -> Store:
