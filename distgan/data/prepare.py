@@ -267,9 +267,8 @@ def _why_none(job: Job, small: int) -> str:
     """Why there is not one picture to write, `small` of them being left out for their size."""
     if not small:
         return f"none of {job.count} pictures can be read; look at the input"
-    found = (
-        f"of {job.count} pictures {small} are smaller than {job.recipe.resolution} pixels, the others cannot be read"
-    )
+    others = f", {job.count - small} cannot be read" if small < job.count else ""
+    found = f"of {job.count} pictures {small} are smaller than {job.recipe.resolution} pixels{others}"
     return f"{found}; take a smaller --resolution, or leave out --skip-small"
 
 

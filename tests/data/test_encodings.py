@@ -155,7 +155,7 @@ class TestSmallPictures:
         (mixed / "5.png").write_bytes(b"damaged")
         assert run("images", mixed, "--resolution", 400, "--out", tmp_path / "out", "--skip-small") == 2
         errors = capsys.readouterr().err
-        assert "of 6 pictures 5 are smaller than 400 pixels, the others cannot be read; take a smaller" in errors
+        assert "of 6 pictures 5 are smaller than 400 pixels, 1 cannot be read; take a smaller" in errors
 
 
 def test_without_labels_the_numbered_folders_of_a_set_are_no_classes(tmp_path, picture, run, capsys):
