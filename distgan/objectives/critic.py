@@ -152,11 +152,11 @@ class CriticObjective(nn.Module):
         }
 
     def _scores(
-        self, images: Tensor, labels: Tensor | None, keys: Tensor, roles: tuple[str, ...], *, one_more: bool = False
+        self, images: Tensor, labels: Tensor | None, keys: Tensor, roles: tuple[str, ...], *, more: int = 0
     ) -> Tensor:
         """Scores of several groups of N pictures in one forward; each role has its own dropout.
 
-        `one_more`: with an image more in it, whose score is left out.
+        `more`: with so many images more in it, whose scores are left out.
 
         A critic with batch norm sees each group alone, as DCGAN and WGAN have it: together, it would be trained as
         one function and used by the generator, whose pictures come alone, as another.
@@ -166,10 +166,8 @@ class CriticObjective(nn.Module):
             return torch.cat([self._scores(group, labels, keys, (role,)) for group, role in groups])
         repeated = None if labels is None else labels.repeat(len(roles))
         subkeys = torch.cat([randomness.subkeys(keys, role) for role in roles])
-        if one_more:
-            images, repeated, subkeys = (_one_more(rows) for rows in (images, repeated, subkeys))
-        scores = self.critic(images, repeated, subkeys)
-        scores = scores[:-1] if one_more else scores
+        images, repeated, subkeys = (_with_more(rows, more) for rows in (images, repeated, subkeys))
+        scores = self.critic(images, repeated, subkeys)[: len(images) - more]
         return scores if scores.dtype == torch.float64 else scores.float()
 
     def _input_gradient(self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor) -> Tensor:
@@ -183,10 +181,10 @@ class CriticObjective(nn.Module):
         """
         points = self._points(real, fake, keys)
         roles = tuple(f"penalty {i}" for i in range(self.penalty.copies))
-        one_more = group_size(self.critic) == 1 and _is_miscounted(points)
+        more = _miscounted(points, group_size(self.critic))
 
         def scaled_sum(x: Tensor) -> Tensor:
-            return INNER_SCALE * self._scores(x, labels, keys, roles, one_more=one_more).sum()
+            return INNER_SCALE * self._scores(x, labels, keys, roles, more=more).sum()
 
         if (recomputes(self.critic) or self._apart) and torch.is_grad_enabled():
             points.requires_grad_()
@@ -205,16 +203,19 @@ def _working_dtype(like: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype
 
 
-def _is_miscounted(points: Tensor) -> bool:
-    """Whether a double backward would go through convolutions that torch gets wrong.
+def _miscounted(points: Tensor, group: int) -> int:
+    """How many images more, in whole groups, a double backward needs that torch would otherwise get wrong.
 
     On CPUs, for bfloat16 and an even number of images below 16, the weight gradient of the double backward of a 3 x 3
-    convolution of stride 1 is unrelated to the right one (torch 2.14, oneDNN; docs/log.md). One image more helps.
-    Where it would cut the groups of a minibatch statistic there is no such layer."""
-    is_short = len(points) < 16 and len(points) % 2 == 0
-    return is_short and points.device.type == "cpu" and _working_dtype(points) == torch.bfloat16
+    convolution of stride 1 is unrelated to the right one (torch 2.14, oneDNN; docs/log.md)."""
+    if points.device.type != "cpu" or _working_dtype(points) != torch.bfloat16:
+        return 0
+    counts = range(len(points), 16 + group, group)
+    return next(count for count in counts if count % 2 or count >= 16) - len(points) if counts else 0
 
 
-def _one_more(rows: Tensor | None) -> Tensor | None:
-    """The last row again, at the end."""
-    return None if rows is None else torch.cat([rows, rows[-1:].detach()])
+def _with_more(rows: Tensor | None, more: int) -> Tensor | None:
+    """The last row `more` times again, at the end."""
+    if not more or rows is None:
+        return rows
+    return torch.cat([rows, rows[-1:].detach().repeat(more, *[1] * (rows.ndim - 1))])

@@ -91,15 +91,19 @@ def test_in_bf16_the_chain_is_as_far_from_float64_as_autograd_is(name):
     assert mine < max(0.02, 1.5 * autograds)
 
 
-@pytest.mark.parametrize("count", [2, 8, 12])
-def test_in_bf16_autograds_penalty_is_there_for_any_number_of_pictures(count):
+@pytest.mark.parametrize(
+    ("name", "settings", "count"),
+    [("resnet", {"norm": "layer"}, count) for count in (2, 8, 12)]
+    + [("residual", {"minibatch_std": group}, count) for group, count in ((4, 8), (3, 6), (4, 12), (4, 16))],
+)
+def test_in_bf16_autograds_penalty_is_there_for_any_number_of_pictures(name, settings, count):
     """On CPUs torch's own double backward has unrelated weight gradients for a few even numbers (docs/log.md)."""
-    critic = critic_of("resnet", 32, width=16, norm="layer")
+    critic = critic_of(name, 32, width=16, **settings)
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = CriticObjective(critic)(**inputs_of(32, count=count, dtype=torch.float32))
     found = {name: gradient.double() for name, gradient in gradients(loss, critic).items()}
     wanted, _ = by_autograd(CriticObjective(critic.double()), inputs_of(32, count=count))
-    assert difference(found, wanted)[0] < 0.1
+    assert difference(found, wanted)[0] < (0.18 if name == "residual" else 0.1)
 
 
 def test_float16_is_left_to_autograd_whose_backward_is_scaled():
