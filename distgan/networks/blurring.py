@@ -1,8 +1,8 @@
 """Halving and doubling the side of an image without aliasing: a low-pass filter where pixels are left out or put in.
 
 The filter is [1, 3, 3, 1] along each axis, as in StyleGAN2 (Karras et al. 2020; after Zhang 2019): three means over two
-neighbours. Around the image there are zeros, which the filter takes in: towards a border maps fade by an eighth (and by
-another half outside, where a convolution sees more than the image), as theirs do.
+neighbours. Around the image there are zeros, which the filter takes in: at a border maps fade to 7/8 (stride 2) or
+a half (stride 1, whose first pixel lies half outside), as theirs do.
 
 It is not folded into the convolution beside it, as a mean pool is in `resampling.py`: a 3 x 3 convolution of stride 2
 would become one of 6 x 6, with four times the multiplications, while the filter alone costs 16 a value, whatever the

@@ -96,6 +96,7 @@ def test_in_bf16_the_chain_is_as_far_from_float64_as_autograd_is(name):
     [
         *((count, "resnet", {"width": 16, "norm": "layer"}) for count in (2, 8, 12)),
         *((count, "progressive", {"width": 32, "minibatch_std": group}) for count, group in ((8, 4), (4, 2), (6, 3))),
+        *((count, "residual", {"width": 16, "minibatch_std": group}) for count, group in ((8, 4), (6, 3), (12, 4))),
     ],
 )
 def test_in_bf16_autograds_penalty_is_there_for_any_number_of_pictures(count, name, settings):
@@ -105,7 +106,7 @@ def test_in_bf16_autograds_penalty_is_there_for_any_number_of_pictures(count, na
         loss, _ = CriticObjective(critic)(**inputs_of(32, count=count, dtype=torch.float32))
     found = {name: gradient.double() for name, gradient in gradients(loss, critic).items()}
     wanted, _ = by_autograd(CriticObjective(critic.double()), inputs_of(32, count=count))
-    assert difference(found, wanted)[0] < 0.1
+    assert difference(found, wanted)[0] < (0.18 if name == "residual" else 0.1)
 
 
 def test_float16_is_left_to_autograd_whose_backward_is_scaled():
