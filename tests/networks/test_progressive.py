@@ -138,7 +138,7 @@ def test_pictures_have_the_side_of_now_and_in_evaluation_the_full_one(side, shar
     assert torch.equal(generator.eval()(latents(), labels), enlarged(made, 16))
 
 
-@pytest.mark.parametrize("before, side", pairwise(SIDES))
+@pytest.mark.parametrize("before, side", list(pairwise(SIDES)))
 def test_new_layers_that_have_not_come_in_change_nothing(before, side):
     generator, critic = grown("generator", before), grown("critic", before, minibatch_std=2)
     pictures = images(4, side)
@@ -149,7 +149,7 @@ def test_new_layers_that_have_not_come_in_change_nothing(before, side):
     torch.testing.assert_close(critic(pictures), scores, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("before, side", pairwise(SIDES))
+@pytest.mark.parametrize("before, side", list(pairwise(SIDES)))
 def test_new_layers_that_have_come_in_are_all_there_is(before, side):
     """The 1 x 1 layers of the side before have no say any more."""
     for role, colours, inputs in (("generator", "outputs", latents()), ("critic", "inputs", images(4, side))):
