@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distgan.networks.equalised import EqualisedConv2d
+from distgan.networks.precision import as_given
 
 TAPS = (1.0, 3.0, 3.0, 1.0)
 
@@ -43,13 +44,13 @@ class Blur(nn.Module):
 
 def filtered(x: Tensor, kernels: Tensor, stride: int) -> Tensor:
     """What `Blur` makes of `x`, with its `filter`; in the dtype of `x`."""
-    with torch.autocast(x.device.type, enabled=False):
+    with as_given(x):
         return F.conv2d(x, kernels.to(x.dtype), stride=stride, padding=3 - stride, groups=len(kernels))
 
 
 def spread(gradient: Tensor, kernels: Tensor, stride: int) -> Tensor:
     """The gradient by the input of `filtered`, from that by its output: its adjoint."""
-    with torch.autocast(gradient.device.type, enabled=False):
+    with as_given(gradient):
         kernels = kernels.to(gradient.dtype)
         return F.conv_transpose2d(gradient, kernels, stride=stride, padding=3 - stride, groups=len(kernels))
 

@@ -35,6 +35,7 @@ from distgan.networks.chain import Activation, Blurring, Chain, Convolution, Fla
 from distgan.networks.choices import require
 from distgan.networks.conditioning import LatentInput, Score
 from distgan.networks.growth import SMALLEST
+from distgan.networks.precision import as_given
 from distgan.networks.progressive import RESOLUTIONS, maps
 from distgan.networks.recomputing import kept_or_recomputed
 
@@ -147,7 +148,7 @@ class ModernGenerator(nn.Module):
         x = self.input(latent, labels)
         for layer in self.layers:
             x = kept_or_recomputed(self, layer, x)
-        with torch.autocast(x.device.type, enabled=False):
+        with as_given(x):
             return self.output(x.to(self.output.weight.dtype))
 
 

@@ -50,6 +50,7 @@ from distgan.networks.equalised import (
 )
 from distgan.networks.growth import SMALLEST, Growth, enlarged
 from distgan.networks.minibatch import MinibatchStd
+from distgan.networks.precision import as_given
 from distgan.networks.recomputing import kept_or_recomputed
 from distgan.networks.resampling import upsample
 
@@ -120,7 +121,7 @@ class ToColours(EqualisedConv2d):
         super().__init__(inputs, channels, 1, gain)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with as_given(x):
             return super().forward(x.to(self.weight.dtype))
 
 

@@ -1,0 +1,190 @@
+"""What runs at 256 to 1024 pixels take: parameters, multiplications and least memory by the shapes alone, and with
+--measure the seconds, memory and so the time of the whole run on this machine.
+
+    python -m benchmarks.high_resolution                                        all of configs/high_resolution
+    python -m benchmarks.high_resolution CONFIG ... [key.path=value ...]
+    python -m benchmarks.high_resolution CONFIG --measure [--steps N] [--json FILE]
+    accelerate launch --config_file launch/multi_gpu.yaml --num_processes 8 --module benchmarks.high_resolution ...
+
+A run that grows is taken stage by stage: each has a step's time of its own, the run's is their sum. Reading pictures is
+not in it (benchmarks.loader), nor checkpoints and samples (benchmarks.step --training).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from benchmarks.step.counting import multiplications, synchronise
+from benchmarks.tables import grid
+from distgan.assembly import make_critic, make_generator
+from distgan.config import Config, load_config
+from distgan.config.growing import Stage
+from distgan.data.memory import taken_memory
+from distgan.doctor.room import least
+from distgan.doctor.steps import Steps
+from distgan.errors import UserError
+from distgan.runtime import Runtime, parameters
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "high_resolution"
+_FORMS = {"_8gpu": 8, "_nodes": 16}
+"""Processes that a config of ours is meant for, by the end of its name; others for one."""
+
+
+def at_stage(config: Config, stage: Stage) -> Config:
+    """A run that is at this stage from its first step on."""
+    data = config.data.model_copy(update={"resolution": stage.resolution})
+    train = config.train.model_copy(update={"batch_size": stage.batch_size})
+    return config.model_copy(update={"growing": None, "data": data, "train": train})
+
+
+def of_shapes(path: Path, config: Config) -> dict:
+    """What the shapes of the last stage say."""
+    grown = config.grown
+    processes = next((count for end, count in _FORMS.items() if path.stem.endswith(end)), 1)
+    local = grown.train.batch_size // processes
+    with torch.device("meta"):
+        generator, critic = make_generator(grown), make_critic(grown)
+        group = getattr(config.critic, "minibatch_std", 0) or 1
+        labels = torch.zeros(group, dtype=torch.int64) if config.data.classes else None
+        latent, side = torch.empty(group, config.generator.latent), config.data.resolution
+        pictures = torch.empty(group, config.data.channels, side, side)
+        makes = multiplications(lambda: generator(latent, labels)) / group
+        scores = multiplications(lambda: critic(pictures, labels)) / group
+    needed = least(grown, processes, eager=False)
+    return {
+        "config": path.stem,
+        "processes": processes,
+        "batch": grown.train.batch_size,
+        "a process": local,
+        "precision": config.train.precision,
+        "generator": parameters([generator]),
+        "critic": parameters([critic]),
+        "generator multiplies": makes,
+        "critic multiplies": scores,
+        "least bytes": needed.of(min(config.train.micro_batch or local, local)),
+    }
+
+
+def measured(config: Config, steps: int) -> list[dict]:
+    """Of each stage the seconds of a step and the most memory of a process."""
+    found = []
+    for stage in config.course.stages:
+        here = at_stage(config, stage)
+        runtime = Runtime(here)
+        taken = Steps(here, runtime)
+        if runtime.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        for number in range(3 if runtime.compiles else 2):
+            taken.take(number)
+        seconds = [_seconds(taken, number) for number in range(3, 3 + steps)]
+        on_cuda = runtime.device.type == "cuda"
+        found.append(
+            {
+                "resolution": stage.resolution,
+                "batch": stage.batch_size,
+                "steps": stage.last - stage.first,
+                "seconds a step": median(seconds),
+                "seconds a kimg": 1000 * median(seconds) / stage.images_per_step,
+                "most bytes": torch.cuda.max_memory_allocated() if on_cuda else taken_memory()[1],
+                "device": torch.cuda.get_device_name() if on_cuda else "cpu",
+                "processes": runtime.world_size,
+            }
+        )
+        del taken
+        torch.compiler.reset()
+    return found
+
+
+def _seconds(taken: Steps, number: int) -> float:
+    synchronise()
+    began = time.perf_counter()
+    taken.take(number)
+    synchronise()
+    return time.perf_counter() - began
+
+
+def table_of_shapes(rows: Sequence[dict]) -> str:
+    heading = [
+        "config",
+        "processes",
+        "batch",
+        "on each",
+        "precision",
+        "parameters G, D",
+        "forward G, D",
+        "memory, least",
+    ]
+    lines = [
+        [
+            row["config"],
+            str(row["processes"]),
+            str(row["batch"]),
+            str(row["a process"]),
+            row["precision"],
+            f"{row['generator'] / 1e6:.1f} M, {row['critic'] / 1e6:.1f} M",
+            f"{row['generator multiplies'] / 1e9:.1f} G, {row['critic multiplies'] / 1e9:.1f} G",
+            f"{row['least bytes'] / 1e9:.1f} GB",
+        ]
+        for row in rows
+    ]
+    return grid([heading, *lines])
+
+
+def table_of_times(rows: Sequence[dict]) -> str:
+    heading = ["resolution", "batch", "s a step", "s a kimg", "memory", "hours"]
+    lines = [
+        [
+            str(row["resolution"]),
+            str(row["batch"]),
+            f"{row['seconds a step']:.3g}",
+            f"{row['seconds a kimg']:.3g}",
+            f"{row['most bytes'] / 1e9:.1f} GB",
+            f"{row['steps'] * row['seconds a step'] / 3600:.3g}",
+        ]
+        for row in rows
+    ]
+    hours = sum(row["steps"] * row["seconds a step"] for row in rows) / 3600
+    where = f"{rows[0]['processes']} process{'es' * (rows[0]['processes'] > 1)} on {rows[0]['device']}"
+    return f"{grid([heading, *lines])}\n\n{where}: the whole run takes {hours:.3g} hours, {hours / 24:.2g} days"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.high_resolution", description=__doc__.partition("\n\n")[0])
+    add = parser.add_argument
+    add("words", nargs="*", metavar="CONFIG", help="configs, or key.path=value laid on each")
+    add("--measure", action="store_true", help="take steps of every stage here")
+    add("--steps", type=int, default=5, metavar="N", help="steps that are timed of each stage (default 5)")
+    add("--json", type=Path, metavar="FILE", help="receives all figures")
+    options = parser.parse_args(arguments)
+    overrides = [word for word in options.words if re.match(r"[\w.]+=", word)]
+    paths = [Path(word) for word in options.words if word not in overrides] or sorted(CONFIGS.glob("*.yaml"))
+    try:
+        configs = {path: load_config([path], overrides) for path in paths}
+    except UserError as error:
+        print(f"high_resolution: {error}", file=sys.stderr)
+        return error.exit_status
+    found = {"shapes": [of_shapes(path, config) for path, config in configs.items()], "measured": {}}
+    is_main = os.environ.get("RANK", "0") == "0"
+    if is_main:
+        print(table_of_shapes(found["shapes"]), flush=True)
+    for path, config in configs.items() if options.measure else ():
+        found["measured"][path.stem] = measured(config, options.steps)
+        if is_main:
+            print(f"\n{path.stem}\n\n{table_of_times(found['measured'][path.stem])}", flush=True)
+    if options.json and is_main:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
