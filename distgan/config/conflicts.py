@@ -119,10 +119,11 @@ def _growing(config: Config) -> Iterator[Mistake]:
             "another one as data.resolution",
         )
         return
-    for side in growing.batch_sizes:
+    by_side = {"batch_sizes": growing.batch_sizes, "stables": growing.stables}
+    for key, side in ((key, side) for key, values in by_side.items() for side in values):
         if side not in doublings or side > resolution:
             yield Mistake(
-                "growing.batch_sizes",
+                f"growing.{key}",
                 f"{side} is no resolution of this run, which has "
                 f"{', '.join(str(each) for each in doublings if each <= resolution)}",
             )

@@ -36,6 +36,8 @@ class Growing(Section):
     """How long the layers of a new resolution take to come in."""
     stable: Progress = Duration(600, "kimg")
     """How long a resolution is trained on once they have; the last one to train.length."""
+    stables: dict[Side, Progress] = {}
+    """By resolution, how long it is trained on, where not `stable`."""
     batch_sizes: dict[Side, Count] = {}
     """By resolution, images of one update over all processes; others have train.batch_size."""
 
@@ -85,7 +87,9 @@ class Course:
             shown, first = batch * critic_steps, stages[-1].last if stages else 0
             left = _left(length, shown, first, images)
             fade = growing.fade.steps(shown) if number else 0
-            planned = left if side == sides[-1] else min(left, fade + growing.stable.steps(shown))
+            planned = (
+                left if side == sides[-1] else min(left, fade + growing.stables.get(side, growing.stable).steps(shown))
+            )
             if planned > 0:
                 stages.append(Stage(side, batch, shown, first, first + planned, fade, images))
                 images += planned * shown

@@ -40,6 +40,15 @@ def test_a_resolution_may_have_a_batch_of_its_own_and_the_images_shown_stay_thos
     ]
 
 
+def test_a_resolution_may_be_trained_on_for_longer_than_others():
+    found = course(stables={8: "40 kimg"})
+    assert [(stage.resolution, stage.first, stage.last) for stage in found.stages] == [
+        (8, 0, 400),
+        (16, 400, 700),
+        (32, 700, 1000),
+    ]
+
+
 def test_a_length_in_steps_is_one_of_steps_whatever_the_batches():
     found = course("700 steps", batch_sizes={8: 200})
     assert [stage.last for stage in found.stages] == [50, 350, 700]
@@ -86,6 +95,7 @@ def test_what_is_done_now_and_then_is_counted_anew_at_each_resolution(every):
         (["growing.start=6"], "growing.start: 6 is not allowed; must be 4, 8, 16 or another power of two"),
         (["growing.start=32"], "growing.start: 32 pixels are not doubled to data.resolution 32"),
         (["growing.batch_sizes={64: 8}"], "growing.batch_sizes: 64 is no resolution of this run, which has 8, 16, 32"),
+        (["growing.stables={64: 8 kimg}"], "growing.stables: 64 is no resolution of this run, which has 8, 16, 32"),
         (["growing.batch_sizes={8: 6}"], "growing.batch_sizes 8: 6 images cannot be split into groups"),
         (["growing.fade=3 min"], "growing.fade: "),
         (
