@@ -4,6 +4,7 @@
     python -m benchmarks.high_resolution                                        all of configs/high_resolution
     python -m benchmarks.high_resolution CONFIG ... [key.path=value ...]
     python -m benchmarks.high_resolution CONFIG --measure [--steps N] [--json FILE]
+    python -m benchmarks.high_resolution CONFIG --measure --resolutions 256 512 1024    not growing, at each of these
     accelerate launch --config_file launch/multi_gpu.yaml --num_processes 8 --module benchmarks.high_resolution ...
 
 A run that grows is taken stage by stage: each has a step's time of its own, the run's is their sum. Reading pictures is
@@ -13,6 +14,7 @@ not in it (benchmarks.loader), nor checkpoints and samples (benchmarks.step --tr
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -75,10 +77,17 @@ def of_shapes(path: Path, config: Config) -> dict:
     }
 
 
-def measured(config: Config, steps: int) -> list[dict]:
+def stages_of(config: Config, resolutions: Sequence[int]) -> list[Stage]:
+    """Those of the run, or one at each of these resolutions, as long as the last one."""
+    if not resolutions:
+        return list(config.course.stages)
+    return [dataclasses.replace(config.grown.course.stage(0), resolution=side) for side in resolutions]
+
+
+def measured(config: Config, stages: Sequence[Stage], steps: int) -> list[dict]:
     """Of each stage the seconds of a step and the most memory of a process."""
     found = []
-    for stage in config.course.stages:
+    for stage in stages:
         here = at_stage(config, stage)
         runtime = Runtime(here)
         taken = Steps(here, runtime)
@@ -153,9 +162,14 @@ def table_of_times(rows: Sequence[dict]) -> str:
         ]
         for row in rows
     ]
-    hours = sum(row["steps"] * row["seconds a step"] for row in rows) / 3600
     where = f"{rows[0]['processes']} process{'es' * (rows[0]['processes'] > 1)} on {rows[0]['device']}"
-    return f"{grid([heading, *lines])}\n\n{where}: the whole run takes {hours:.3g} hours, {hours / 24:.2g} days"
+    return f"{grid([heading, *lines])}\n\n{where}"
+
+
+def whole(rows: Sequence[dict]) -> str:
+    """The time of all stages."""
+    hours = sum(row["steps"] * row["seconds a step"] for row in rows) / 3600
+    return f"the whole run takes {hours:.3g} hours, {hours / 24:.2g} days"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -164,6 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("words", nargs="*", metavar="CONFIG", help="configs, or key.path=value laid on each")
     add("--measure", action="store_true", help="take steps of every stage here")
     add("--steps", type=int, default=5, metavar="N", help="steps that are timed of each stage (default 5)")
+    add("--resolutions", nargs="+", type=int, default=[], metavar="R", help="without growing, at each of these")
     add("--json", type=Path, metavar="FILE", help="receives all figures")
     options = parser.parse_args(arguments)
     overrides = [word for word in options.words if re.match(r"[\w.]+=", word)]
@@ -178,9 +193,11 @@ def main(arguments: list[str] | None = None) -> int:
     if is_main:
         print(table_of_shapes(found["shapes"]), flush=True)
     for path, config in configs.items() if options.measure else ():
-        found["measured"][path.stem] = measured(config, options.steps)
+        rows = measured(config, stages_of(config, options.resolutions), options.steps)
+        found["measured"][path.stem] = rows
         if is_main:
-            print(f"\n{path.stem}\n\n{table_of_times(found['measured'][path.stem])}", flush=True)
+            told = table_of_times(rows) + ("" if options.resolutions else f": {whole(rows)}")
+            print(f"\n{path.stem}\n\n{told}", flush=True)
     if options.json and is_main:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0

@@ -6,9 +6,10 @@ import json
 
 import pytest
 import torch
-from launching import TINY, lines, train, worst_difference
+from launching import ROOT, TINY, lines, train, worst_difference
 from small_runs import make_run
 
+from benchmarks.high_resolution import measured
 from distgan.augmentation.geometry import inverse_map
 from distgan.augmentation.resampling import resample
 from distgan.cli import main
@@ -168,3 +169,11 @@ def test_the_doctor_finds_equal_gradients_with_augmentation_on_cuda(precision, c
     settings = [f"train.precision={precision}", f"train.compile={compiled}", "train.device=cuda"]
     found = main(["doctor", "--parity", "--config", str(TINY), *settings, "augment.strength=0.6"])
     assert found == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", ["celebahq1024", "ffhq256"])
+def test_a_step_at_1024_pixels_with_four_pictures_fits_into_80_gb(config):
+    path = ROOT / "configs" / "high_resolution" / f"{config}.yaml"
+    few = ["growing=null", "data.resolution=1024", "train.batch_size=4", "train.compile=false", "train.device=cuda"]
+    rows = measured(loaded := load_config([path], few), loaded.course.stages, 1)
+    assert rows[0]["most bytes"] < 80e9

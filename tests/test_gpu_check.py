@@ -20,10 +20,11 @@ def test_every_part_runs_on_a_cpu_or_says_that_it_cannot(tmp_path):
     assert main(["--device", "cpu", "--tiny", "--out", str(out)]) == 0, out.read_text()
     found = json.loads(out.read_text())
     states = {name: part["state"] for name, part in found["parts"].items()}
-    assert states == {"tests": SKIPPED, "parity": OK, "step": OK, "training": OK}
+    assert states == {"tests": SKIPPED, "parity": OK, "step": OK, "sizes": OK, "training": OK}
     assert found["parts"]["tests"]["reason"] == "needs a CUDA device"
     assert found["header"]["device"] == "cpu" and found["header"]["packages"]["torch"]
     assert found["parts"]["step"]["found"]["cases"]["mlp 32 px, batch 4"]["modes"]["textbook"]["right"]
+    assert found["parts"]["sizes"]["found"]["measured"]["growing"][0]["seconds a kimg"] > 0
     training = found["parts"]["training"]["found"]
     assert training["status"] == "finished" and training["images_per_second"] > 0
     assert training["busy_share"] == training["waits"] == "needs a CUDA device"

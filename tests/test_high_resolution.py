@@ -58,6 +58,14 @@ def test_the_time_of_a_run_is_the_sum_over_its_stages(capsys, tmp_path):
     assert f"the whole run takes {hours:.3g} hours" in capsys.readouterr().out
 
 
+def test_a_run_that_grows_is_measured_at_other_resolutions_too(tmp_path):
+    out, few = tmp_path / "found.json", ["train.batch_size=4", "growing.batch_sizes={}"]
+    told = ["--measure", "--steps", "1", "--resolutions", "16", "64", "--json", str(out)]
+    assert high_resolution.main([str(GROWING), *few, *told]) == 0
+    stages = json.loads(out.read_text())["measured"]["growing"]
+    assert [(stage["resolution"], stage["batch"]) for stage in stages] == [(16, 4), (64, 4)]
+
+
 def test_a_config_that_is_not_there_is_one_line(capsys):
     assert high_resolution.main([str(Path("no.yaml"))]) == 2
     assert "no.yaml" in capsys.readouterr().err

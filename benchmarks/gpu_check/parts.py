@@ -165,6 +165,17 @@ def step(options: Options, seconds: float) -> Part:
     return _with_json(["-m", "benchmarks.step", "--device", options.device, *size, "--json"], seconds)
 
 
+def sizes(options: Options, seconds: float) -> Part:
+    """Seconds a kimg and memory of the networks for high resolutions, at four images."""
+    few = ["train.batch_size=4", "train.compile=false", f"train.device={options.device}"]
+    if options.tiny:
+        words = ["tests/growing.yaml", *few, "--steps", "1", "--resolutions", "8"]
+    else:
+        configs = [f"configs/high_resolution/{name}.yaml" for name in ("celebahq1024", "ffhq256")]
+        words = [*configs, *few, "--steps", "3", "--resolutions", "256", "512", "1024"]
+    return _with_json(["-m", "benchmarks.high_resolution", "--measure", *words, "--json"], seconds)
+
+
 def training(options: Options, seconds: float) -> Part:
     """A short real training, watched."""
     words = ["-m", "benchmarks.gpu_check.training", "--device", options.device]
@@ -187,9 +198,10 @@ def _with_json(words: list[str], seconds: float) -> Part:
 
 
 PARTS: dict[str, tuple[Callable[[Options, float], Part], float]] = {
-    "tests": (tests, 230),
-    "parity": (parity, 100),
-    "step": (step, 170),
-    "training": (training, 80),
+    "tests": (tests, 200),
+    "parity": (parity, 90),
+    "step": (step, 130),
+    "sizes": (sizes, 95),
+    "training": (training, 75),
 }
 """Each with the most seconds that it may take: less than ten minutes together."""
