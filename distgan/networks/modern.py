@@ -16,8 +16,8 @@ where the number of maps stays. A block is x + conv3(act(conv2(act(conv1(x))))):
 groups of 16 maps, 1 x 1 back. There is no norm. Instead, as in Fixup (Zhang et al. 2019), conv3 starts at 0, so that
 a block starts as the identity, and conv1 and conv2 start smaller the more blocks there are.
 
-Other than in the authors' code, which resamples by [1, 2, 1], the critic does by [1, 3, 3, 1], which is centred, and
-the generator by the same with border pixels repeated (bilinear); labels enter as in the other families.
+Resampling is ours: the critic's by [1, 3, 3, 1], centred on the pixels between which it falls, the generator's by the
+same with border pixels repeated (bilinear). Labels enter as in the other families.
 """
 
 from __future__ import annotations
