@@ -62,15 +62,16 @@ def _come_up(config: Config) -> tuple[Runtime | None, ConfigError | None]:
 def _of_config(config: Config, world_size: int, refusal: ConfigError | None) -> Finding:
     if refusal is not None:
         return Finding("config", NOT_FINE, str(refusal))
-    text = "; ".join(
-        [f"{config.total_steps} steps", *(_of_stage(stage, config, world_size) for stage in config.course.stages)]
+    stages = [_of_stage(stage, config, world_size) for stage in config.course.stages]
+    text = f"{config.total_steps} steps {stages[0]}" if len(stages) == 1 else f"{config.total_steps} steps"
+    return Finding(
+        "config", FINE, "\n".join([f"{text}; {config.train.precision}", *(stages if len(stages) > 1 else ())])
     )
-    return Finding("config", FINE, f"{text}; {config.train.precision}")
 
 
 def _of_stage(stage: Stage, config: Config, world_size: int) -> str:
     local, micro = stage.batch_size // world_size, config.train.micro_batch
-    text = f"{stage.last - stage.first} at {stage.resolution} px, " if config.course.grows else ""
+    text = f"{stage.resolution} px from step {stage.first} on: steps " if config.course.grows else ""
     text += f"of {stage.images_per_step} images; batch {stage.batch_size}"
     text += f", {local} on each process" if world_size > 1 else ""
     return text + (f", {micro} at a time" if micro and micro < local else "")

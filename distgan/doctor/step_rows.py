@@ -62,8 +62,16 @@ def _speed(outcomes: Sequence[Outcome], config: Config, runtime: Runtime) -> Fin
     first, last = (max(outcome.seconds[place] for outcome in outcomes) for place in (0, -1))
     warm = ", compilation included" if runtime.compiles else ""
     images = config.course.stage(0).images_per_step
-    text = f"{last:.2f} s, {images / last:.0f} images/s (the first took {first:.1f} s{warm})"
+    text = f"{last:.2f} s, {images / last:.0f} images/s (the first took {first:.1f} s{warm}); "
+    text += f"at that {config.train.length} take {_long(config.course.images / images * last)}"
     return Finding("step", FINE, text)
+
+
+def _long(seconds: float) -> str:
+    """For a person: in the unit that is next below it."""
+    units = (("days", 86400), ("hours", 3600), ("minutes", 60), ("s", 1))
+    name, unit = next(((name, unit) for name, unit in units if seconds >= 2 * unit), units[-1])
+    return f"{seconds / unit:.2g} {name}"
 
 
 def _gradients(outcomes: Sequence[Outcome], hosts: Sequence[str]) -> Iterator[Finding]:
