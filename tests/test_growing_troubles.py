@@ -11,6 +11,7 @@ import pytest
 import torch
 from forked import in_processes
 from launching import ROOT, lines, worst_difference, worst_weight_difference
+from safetensors.torch import load_file
 
 from distgan import phases as phases_module
 from distgan import recorder
@@ -45,6 +46,7 @@ def grow(
     settings: list[str],
     bad: tuple[int, str] | None = None,
     lagged: bool | None = None,
+    init_from: Path | None = None,
 ) -> Told:
     """A training, in which after `bad` steps a gradient of a network is not finite, until that led to a rollback.
     `lagged`: as for a Guard."""
@@ -74,7 +76,7 @@ def grow(
 
     phases.gradients, phases.enter = spoiled, watched
     try:
-        status = trainer.fit(StopSignals())
+        status = trainer.fit(StopSignals(), init_from=init_from)
     except Diverged as error:
         status = str(error)
     return Told(status, trainer.progress.rollbacks, alive)
@@ -116,3 +118,15 @@ def test_bad_numbers_of_the_last_step_before_a_growth_step_are_told_of(shapes_sh
 def test_no_line_says_that_training_waited_for_less_than_nothing(shapes_shards, tmp_path):
     growing(tmp_path, 1, shapes_shards, "run", ["train.length=13 steps"])
     assert all(0 <= line["throughput/data_wait_fraction"] <= 1 for line in lines(tmp_path / "run"))
+
+
+def test_a_run_that_does_not_grow_begins_at_the_full_size_with_the_weights_of_one_that_does(shapes_shards, tmp_path):
+    growing(tmp_path, 1, shapes_shards, "small", ["train.length=6 steps"])
+    source = (None, None, tmp_path / "small")
+    settings = ["train.length=2 steps", "growing=null"]
+    (told,) = growing(tmp_path, 1, shapes_shards, "full", settings, *source)
+    kept = load_file(tmp_path / "full" / "checkpoints" / "00000002" / "generator_ema.safetensors")
+    assert told.status == "finished" and (kept["growth.resolution"], kept["growth.share"]) == (32, 1)
+    (told,) = growing(tmp_path, 1, shapes_shards, "again", ["train.length=5 steps"], None, None, tmp_path / "full")
+    kept = load_file(tmp_path / "again" / "checkpoints" / "00000005" / "generator_ema.safetensors")
+    assert told.status == "finished" and (kept["growth.resolution"], kept["growth.share"]) == (16, 0.25)
