@@ -130,3 +130,12 @@ def test_a_run_that_does_not_grow_begins_at_the_full_size_with_the_weights_of_on
     (told,) = growing(tmp_path, 1, shapes_shards, "again", ["train.length=5 steps"], None, None, tmp_path / "full")
     kept = load_file(tmp_path / "again" / "checkpoints" / "00000005" / "generator_ema.safetensors")
     assert told.status == "finished" and (kept["growth.resolution"], kept["growth.share"]) == (16, 0.25)
+
+
+def test_a_run_that_ended_while_layers_came_in_and_is_started_again_leaves_the_same_pictures(shapes_shards, tmp_path):
+    seen = []
+    for start in ("first", "second"):
+        told = in_processes(1, tmp_path / start, grow, shapes_shards, tmp_path / "run", ["train.length=6 steps"])
+        assert told[0].status == "finished"
+        seen.append((tmp_path / "run" / "samples" / "00000006.png").read_bytes())
+    assert seen[0] == seen[1]
