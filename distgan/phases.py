@@ -134,9 +134,14 @@ class Phases:
     def grow(self, step: int) -> None:
         """The newest layers have now come in as far as they are to at `step` of this stage."""
         self.share = self.stage.share(step)
-        if self.config.growing is not None:
-            for network in (self.generator, self._critic):
-                growth_of(network).set_to(self.stage.resolution, self.share)
+        self.grow_too(self.generator)
+        self.grow_too(self._critic)
+
+    def grow_too(self, network: nn.Module) -> None:
+        """The network is now as far as this stage is, whatever a checkpoint made of it; nothing to do for one that
+        cannot grow."""
+        if (growth := growth_of(network)) is not None:
+            growth.set_to(self.stage.resolution, self.share, grows=self.config.growing is not None)
 
     def reset(self) -> None:
         """Forgets all updates so far: the networks are now those of another step."""

@@ -27,6 +27,7 @@ class Reader:
         self._stream: BatchStream | None = None
         self._unseen: BatchStream | None = None
         self._replaced: frozenset[str] = frozenset()
+        self._waited = 0.0
         self.newest: Inputs | None = None
         """The training pictures of the newest update."""
 
@@ -36,6 +37,7 @@ class Reader:
         that it holds out; what was replaced before stays counted."""
         config, place = self._config, place_of(self._runtime)
         batch, seed = self._phases.stage.batch_size, config.seed
+        self._waited += self._stream.wait_seconds if self._stream is not None else 0.0
         with contextlib.ExitStack() as opened:
             self._stream = opened.enter_context(contextlib.closing(self._dataset.stream(batch, seed, images, place)))
             opened.callback(self._keep_replaced)
@@ -49,12 +51,13 @@ class Reader:
 
     def forget(self) -> None:
         """The run goes on from another step: the newest pictures are not its own."""
-        self.newest = None
+        self.newest = self._stream = None
+        self._waited = 0.0
 
     @property
     def wait_seconds(self) -> float:
-        """Time that training has waited for pictures since it last began to read."""
-        return self._stream.wait_seconds
+        """Time that training has waited for pictures since its start, or since it went back."""
+        return self._waited + self._stream.wait_seconds
 
     def read(self, keys: Tensor) -> Inputs:
         """The next batch, its images with these keys."""

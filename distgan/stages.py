@@ -7,7 +7,6 @@ from torch import nn
 from distgan.checkpoint import TrainState
 from distgan.config import Config
 from distgan.config.growing import Stage
-from distgan.networks.growth import growth_of
 from distgan.phases import Phases
 
 
@@ -15,7 +14,7 @@ class Stages:
     """Of a run that does not grow there is one, and nothing is to be done."""
 
     def __init__(self, config: Config, phases: Phases, state: TrainState, average: nn.Module) -> None:
-        self._course, self._grows = config.course, config.growing is not None
+        self._course = config.course
         self._phases, self._state, self._average = phases, state, average
 
     def enter(self) -> None:
@@ -27,8 +26,7 @@ class Stages:
         if has_grown or stage != self._phases.stage:
             self._renew(stage, has_grown)
         self._phases.grow(max(step - 1, stage.first))
-        if self._grows:
-            growth_of(self._average).set_to(stage.resolution, self._phases.share)
+        self._phases.grow_too(self._average)
 
     def _renew(self, stage: Stage, has_grown: bool) -> None:
         """Phases of this stage: at its beginning with optimisers that have no past, as in Progressive GAN's code, else
@@ -41,5 +39,5 @@ class Stages:
             if not has_grown:
                 phase.keep(*kept[phase.name])
         if has_grown:
-            state.progress.tried = dict.fromkeys(state.progress.tried, 0)
+            state.progress.tried, state.progress.skipped_in_a_row = dict.fromkeys(state.progress.tried, 0), {}
         phases.settle()

@@ -137,7 +137,7 @@ class Trainer:
                 self.writer.finish()
                 return status
             except BadUpdate as bad:
-                self._answer(bad)
+                self._answer(bad.with_traceback(None))  # whose frames hold what other stages have to let go of
             except Diverged as error:
                 with contextlib.suppress(UserError):
                     self.writer.finish()
@@ -157,6 +157,7 @@ class Trainer:
         while not stop:
             if self._course.stage(self.progress.step) != self.phases.stage:
                 self._mark("growing")
+                self.phases.guard.look()  # what it does not know yet would be forgotten
                 self.stages.enter()
             stop = self._train_stage(vote, limit, clock) or self.progress.step == self._course.steps
         return "finished" if self.progress.step == self._course.steps else "preempted"

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from distgan.compare.series import Series
 from distgan.config import flatten
 from distgan.config.loading import validate
@@ -70,14 +72,22 @@ def _whole(value: object) -> object:
 
 def by_kimg(grids: Mapping[int, Path], series: Series, config: Mapping[str, object]) -> dict[float, Path]:
     """Grids by step as grids by kimg, ascending; none where nothing says how many images a step has."""
-    if series.end("step") and series.end("kimg"):
-        kimg_a_step = series.end("kimg") / series.end("step")
-    else:
+    known = (series.axes["step"] > 0) & np.isfinite(series.axes["kimg"])
+    steps, kimg = (np.concatenate([[0.0], series.axes[axis][known]]) for axis in ("step", "kimg"))
+    if not steps[-1]:
         factors = (config.get("train.batch_size"), config.get("train.critic_steps"))
         if not all(isinstance(factor, int) for factor in factors):
             return {}
-        kimg_a_step = factors[0] * factors[1] / 1000
-    return {step * kimg_a_step: path for step, path in sorted(grids.items())}
+        steps, kimg = np.array([0.0, 1.0]), np.array([0.0, factors[0] * factors[1] / 1000])
+    return {_between(step, steps, kimg): path for step, path in sorted(grids.items())}
+
+
+def _between(step: int, steps: np.ndarray, kimg: np.ndarray) -> float:
+    """The kimg of a step: on the line through the two known steps around it, as a step of a run that grows has other
+    images at each resolution; after the last one, through the last two."""
+    after = min(max(int(np.searchsorted(steps, step)), 1), len(steps) - 1)
+    slope = (kimg[after] - kimg[after - 1]) / (steps[after] - steps[after - 1])
+    return float(kimg[after] - (steps[after] - step) * slope)
 
 
 def _paths(tree: Mapping, prefix: str):

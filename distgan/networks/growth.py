@@ -34,9 +34,10 @@ class Growth(nn.Module):
         self.register_buffer("share", torch.ones(()))
         self.register_load_state_dict_post_hook(_take_over)
 
-    def set_to(self, resolution: int, share: float) -> None:
-        """From now on `resolution` pixels a side, its layers come in to `share` (0 to 1)."""
-        self.grows = True
+    def set_to(self, resolution: int, share: float, *, grows: bool = True) -> None:
+        """From now on `resolution` pixels a side, its layers come in to `share` (0 to 1); `grows`: of a run that
+        does."""
+        self.grows = grows
         if resolution != self.now:
             self.now = resolution
             self.resolution.fill_(resolution)

@@ -185,7 +185,7 @@ SYMPTOMS = {
     "alike": Symptom(
         _alike,
         lambda past: f"samples are nearly alike ({_value(DIVERSITY)(past)}): the generator has collapsed",
-        "a lower generator.optimizer.lr, more train.critic_steps, penalty gp, or critic.minibatch_std 4 (dcgan)",
+        "a lower generator.optimizer.lr, more train.critic_steps, penalty gp, or critic.minibatch_std 4 if it has one",
     ),
     "wild": Symptom(
         _wild,

@@ -189,6 +189,16 @@ def test_grids_have_the_kimg_of_their_step(tmp_path):
     assert list(found.grids) == pytest.approx([0, 0.2, 0.4])
 
 
+def test_grids_of_a_run_that_grows_have_the_kimg_of_the_lines_around_them(tmp_path):
+    """A step has other images at each resolution: here 100 up to step 10, then 10."""
+    told = [line(step, kimg=0.1 * min(step, 10) + 0.01 * max(step - 10, 0)) for step in (5, 10, 15, 20)]
+    run = make_run_of(tmp_path / "run", told)
+    for step in (0, 4, 10, 12, 20, 21):
+        add_grid(run, step, 9)
+    (found,) = read_runs([str(run)])
+    assert list(found.grids) == pytest.approx([0, 0.4, 1, 1.02, 1.1, 1.11])
+
+
 def test_the_command_needs_no_torch(four):
     code = (
         "import sys; from distgan.compare.sources import read_runs; from distgan.compare.page import page\n"

@@ -20,8 +20,11 @@ LABELS = torch.tensor([0, 1, 2, 1])
 
 
 def twins(part, name, side, **settings):
-    """The same network twice; the second recomputes."""
+    """The same network twice; the second recomputes. With a `share`, newest layers have come in so far."""
+    share = settings.pop("share", None)
     one = small(part, name, side, **settings)
+    if share is not None:
+        one.growth.set_to(side, share)
     other = copy.deepcopy(one)
     recompute(other)
     return one, other
@@ -44,6 +47,10 @@ def critic_gradients(critic, side, penalty="gp", labels=None, count=4):
         ("resnet", 32, "gp", {"norm": "layer", "classes": 3}),
         ("resnet", 32, "r1r2", {}),
         ("progressive", 16, "gp", {"minibatch_std": 4, "classes": 3}),
+        ("progressive", 16, "r1r2", {"share": 0.3}),
+        ("residual", 16, "gp", {"minibatch_std": 4, "classes": 3}),
+        ("residual", 16, "gp", {}),
+        ("modern", 16, "r1r2", {}),
     ],
 )
 def test_a_critic_that_recomputes_has_the_same_gradients_and_statistics(name, side, penalty, settings):
@@ -68,6 +75,18 @@ def test_a_generator_that_recomputes_takes_in_its_statistics_once(name, side, wa
         results.append(([parameter.grad for parameter in generator.parameters()], generator.state_dict()))
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-12)
     assert all(value == 1 for key, value in pair[1].state_dict().items() if key.endswith("num_batches_tracked"))
+
+
+@pytest.mark.parametrize("name, share", [("progressive", 1), ("progressive", 0.3), ("skip", None), ("modern", None)])
+def test_a_generator_that_recomputes_has_the_same_gradients(name, share):
+    pair, results = twins("generator", name, 16, **({} if share is None else {"share": share})), []
+    critic = small("critic", "dcgan", 16).requires_grad_(False)
+    latent = torch.randn(4, 128, dtype=torch.float64)
+    for generator in pair:
+        GeneratorObjective(generator, critic)(latent, None, KEYS)[0].backward()
+        results.append([parameter.grad for parameter in in_use(generator)])
+    assert all(gradient is not None for gradient in results[0])
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
 
 
 def peak(run):

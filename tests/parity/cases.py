@@ -26,6 +26,10 @@ NETWORKS: dict[str, dict] = {
     "dcgan minibatch, dropout": {"name": "dcgan", "resolution": 16, "width": 4, "minibatch_std": 2, "dropout": 0.2},
     "resnet": {"name": "resnet", "resolution": 32, "width": 4},
     "progressive": {"name": "progressive", "resolution": 8, "width": 8, "minibatch_std": 2},
+    "residual": {"name": "residual", "resolution": 8, "width": 4, "minibatch_std": 0},
+    "residual minibatch": {"name": "residual", "resolution": 8, "width": 4, "minibatch_std": 2},
+    "progressive fading": {"name": "progressive", "resolution": 8, "width": 8, "minibatch_std": 2, "share": 0.4},
+    "modern": {"name": "modern", "resolution": 8, "width": 8, "blocks": 1},
 }
 
 PENALTIES: dict[str, dict] = {
@@ -76,9 +80,14 @@ def subjects() -> Iterator[Subject]:
 
 
 def critic_of(network: str, conditional: bool) -> nn.Module:
-    """A small float32 critic whose gradients have norms around one, so that one-sided penalties are not zero."""
+    """A small float32 critic whose gradients have norms around one, so that one-sided penalties are not zero; with a
+    `share`, one whose newest layers have come in so far."""
     torch.manual_seed(3)
-    critic = build_critic(channels=3, classes=CLASSES if conditional else 0, **NETWORKS[network]).train()
+    settings = dict(NETWORKS[network])
+    share = settings.pop("share", None)
+    critic = build_critic(channels=3, classes=CLASSES if conditional else 0, **settings).train()
+    if share is not None:
+        critic.growth.set_to(settings["resolution"], share)
     with torch.no_grad():
         for parameter in critic.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
