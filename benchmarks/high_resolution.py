@@ -42,13 +42,6 @@ _FORMS = {"_8gpu": 8, "_nodes": 16}
 """Processes that a config of ours is meant for, by the end of its name; others for one."""
 
 
-def at_stage(config: Config, stage: Stage) -> Config:
-    """A run that is at this stage from its first step on."""
-    data = config.data.model_copy(update={"resolution": stage.resolution})
-    train = config.train.model_copy(update={"batch_size": stage.batch_size})
-    return config.model_copy(update={"growing": None, "data": data, "train": train})
-
-
 def of_shapes(path: Path, config: Config) -> dict:
     """What the shapes of the last stage say."""
     grown = config.grown
@@ -88,7 +81,7 @@ def measured(config: Config, stages: Sequence[Stage], steps: int) -> list[dict]:
     """Of each stage the seconds of a step and the most memory of a process."""
     found = []
     for stage in stages:
-        here = at_stage(config, stage)
+        here = config.always(stage.resolution, stage.batch_size)
         runtime = Runtime(here)
         taken = Steps(here, runtime)
         if runtime.device.type == "cuda":

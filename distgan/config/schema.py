@@ -286,4 +286,19 @@ class Config(Section):
         if self.growing is None:
             return self
         batch = self.growing.batch_sizes.get(self.data.resolution, self.train.batch_size)
-        return self.model_copy(update={"growing": None, "train": self.train.model_copy(update={"batch_size": batch})})
+        return self.always(self.data.resolution, batch)
+
+    @property
+    def heaviest(self) -> Config:
+        """The same without growing: from the first step on as in the stage that needs the most memory, which of networks
+        whose maps halve where their side doubles is about the number of pictures times their side."""
+        if self.growing is None:
+            return self
+        stage = max(self.course.stages, key=lambda stage: (stage.batch_size * stage.resolution, stage.resolution))
+        return self.always(stage.resolution, stage.batch_size)
+
+    def always(self, resolution: int, batch_size: int) -> Config:
+        """The same at this resolution, with this batch, from the first step on."""
+        data = self.data.model_copy(update={"resolution": resolution})
+        train = self.train.model_copy(update={"batch_size": batch_size})
+        return self.model_copy(update={"growing": None, "data": data, "train": train})

@@ -41,7 +41,7 @@ def check_start(config: Config, name: str, began: float) -> int:
     table.add(processes.rows())
     for findings in _looked_at(config, runtime, processes):
         table.add(processes.merged(findings))
-    is_stuck = _add_step(config.grown, runtime, processes, table, began)
+    is_stuck = _add_step(config.heaviest, runtime, processes, table, began)
     table.close(time.perf_counter() - began)
     processes.gather("")  # the table is whole before any leaves: the launcher then ends the others
     if runtime is not None and not is_stuck:

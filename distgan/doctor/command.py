@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Without --parity, --data and --profile: will this run start? Config, run folder, free space, shards, "
         "processes, and a step of training on each of them; a table of what is fine and what is not, and exit status "
-        "1 for anything that is not. Steps of a run that grows are those of its last resolution."
+        "1 for anything that is not. The step of a run that grows is one of the resolution that needs the most memory."
     )
 
 

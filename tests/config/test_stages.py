@@ -120,3 +120,14 @@ def test_grown_it_is_at_its_last_resolution_from_the_first_step_on():
     config = load_config([CONFIG], ["growing.batch_sizes={32: 12}"]).grown
     assert config.growing is None and config.train.batch_size == 12 and len(config.course.stages) == 1
     assert config.grown is config
+
+
+def test_the_heaviest_stage_has_the_most_pictures_times_their_side():
+    def heaviest(batches):
+        found = load_config([CONFIG], [f"growing.batch_sizes={batches}"]).heaviest
+        assert found.growing is None and len(found.course.stages) == 1
+        return found.data.resolution, found.train.batch_size
+
+    assert heaviest("{}") == (32, 8)
+    assert heaviest("{16: 16}") == (32, 8)
+    assert heaviest("{16: 20}") == (16, 20)
