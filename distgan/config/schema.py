@@ -290,8 +290,8 @@ class Config(Section):
 
     @property
     def heaviest(self) -> Config:
-        """The same without growing: from the first step on as in the stage that needs the most memory, which of networks
-        whose maps halve where their side doubles is about the number of pictures times their side."""
+        """The same without growing: from the first step on as in the stage that needs the most memory. Where the maps
+        halve as the side doubles, that is about the number of pictures times their side."""
         if self.growing is None:
             return self
         stage = max(self.course.stages, key=lambda stage: (stage.batch_size * stage.resolution, stage.resolution))
