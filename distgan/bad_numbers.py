@@ -36,6 +36,8 @@ class Update(NamedTuple):
     """int64 [n] of this process's images, or None without classes."""
     losses: list[tuple[Tensor, float]]
     """Of each micro-batch its loss, a scalar, and its share of this process's images."""
+    strength: Tensor | None = None
+    """Of augmentation, a scalar; None without."""
 
     @property
     def loss(self) -> Tensor:

@@ -85,6 +85,7 @@ class Evidence:
             "seed": config.seed,
             "rollbacks": progress.rollbacks,
             "learning_rate": update.learning_rate,
+            **({} if update.strength is None else {"augmentation_strength": update.strength.item()}),
             "loss_of_each_process": [loss if math.isfinite(loss) else str(loss) for loss in self.losses],
             "gradient": _broken(self.bad, _phase(phases, update)),
             "position": update.position,

@@ -304,6 +304,7 @@ class Trainer:
     ) -> Update:
         """What is to be known of an update if it is bad."""
         batch = repeat if phase.fresh_reals else self.phases.critic_phase.repeats - 1
+        augmentation = self.phases.augmentation
         return Update(
             phase=phase.name,
             step=self.progress.step,
@@ -312,6 +313,7 @@ class Trainer:
             learning_rate=phase.optimizer.param_groups[0]["lr"],
             labels=inputs.labels,
             losses=[(metrics[f"{phase.name}/loss"], share) for metrics, share in found],
+            strength=None if augmentation is None else augmentation.strength.clone(),
         )
 
     def _read(self, phase: Phase, repeat: int) -> Inputs:

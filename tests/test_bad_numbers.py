@@ -96,13 +96,14 @@ class TestStop:
 
     @pytest.mark.parametrize("phase", ["critic", "generator"])
     def test_the_evidence_is_what_the_update_was_made_of(self, shapes_shards, tmp_path, phase):
-        settings = ["train.length=8 steps", "data.classes=4", "data.partitions=2", *SMALL]
+        settings = ["train.length=8 steps", "data.classes=4", "data.partitions=2", "augment.strength=0.25", *SMALL]
         plant = Plant(phase, (2,), 0, 1, "gradient")
         told = in_processes(2, tmp_path, run, shapes_shards, tmp_path / "run", settings, [plant])
         report, draws = evidence(tmp_path / "run" / "bad_numbers", f"00000002-{phase}-1")
         batch = 2 * 2 + (1 if phase == "generator" else 0)  # of the stream: two of each step, one an update
         assert (report["step"], report["phase"], report["update"], report["seed"]) == (2, phase, 1, 0)
         assert report["position"] == batch * 16 and report["learning_rate"] == 1e-4 and report["rollbacks"] == 0
+        assert report["augmentation_strength"] == 0.25
         assert all(math.isfinite(loss) for loss in report["loss_of_each_process"])
         assert len(report["loss_of_each_process"]) == 2
         (broken,) = report["gradient"]

@@ -118,7 +118,8 @@ def validate(tree: dict) -> Config:
         config = Config.model_validate(tree)
     except ValidationError as error:
         mistakes = _joined(_mistake(problem, tree) for problem in error.errors(include_url=False))
-        also = _conflicts_of_the_rest(tree, error)
+        told = {mistake.key for mistake in mistakes}
+        also = [mistake for mistake in _conflicts_of_the_rest(tree, error) if mistake.key not in told]
         raise ConfigError("\n".join(map(str, [*mistakes, *also]))) from None
     raise_mistakes(conflicts(config))
     return config
@@ -222,7 +223,15 @@ def _allowed(problem: dict) -> str:
     """What the schema says of a value, in words."""
     if problem["type"] in ("model_type", "model_attributes_type"):
         return "must be a section: a mapping of keys"
-    words = {"a valid boolean": "true or false", "a valid integer": "a whole number", "a valid string": "text"}
+    if problem["type"] == "too_short":
+        return "must not be empty"
+    words = {
+        "a valid boolean": "true or false",
+        "a valid integer": "a whole number",
+        "a valid number": "a number",
+        "a valid string": "text",
+        "a valid list": "a list",
+    }
     text = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return f"must be {words.get(text, text)}"
 

@@ -134,8 +134,8 @@ def test_a_picture_is_changed_the_same_in_whatever_micro_batch_it_is():
 
 
 def test_gradients_are_those_of_finite_differences():
-    augmentation, shown = Augmentation(list(CLASSES), 0.7), pictures(side=4)[:6].requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: augmentation(x, KEYS[:6], "fake"), shown)
+    augmentation, shown = Augmentation(list(CLASSES), 0.7), pictures(side=4)[:3].requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: augmentation(x, KEYS[:3], "fake"), shown)
 
 
 @pytest.mark.parametrize("far", [0.3, 3.0])

@@ -179,7 +179,7 @@ class TestMistakes:
             ({"seed": True}, "seed: True is not allowed; must be a whole number"),
             ({"data": {"flip": "off"}}, "data.flip: 'off' is not allowed; must be true or false"),
             ({"train": {"compile": "off"}}, "train.compile: 'off' is not allowed; must be true or false or 'auto'"),
-            ({"data": {"shards": 3}}, "data.shards: 3 is not allowed; must be text or a valid list"),
+            ({"data": {"shards": 3}}, "data.shards: 3 is not allowed; must be text or a list"),
             ({"data": {"channels": 2}}, "data.channels: 2 is not allowed; must be 1 or 3"),
             (
                 {"objective": {"penalty": "wgan-gp"}},
@@ -262,7 +262,11 @@ class TestMistakes:
                 },
                 "checkpoint.best_is: highest keeps the worst evaluate/fd_own; use lowest",
             ),
-            ({"evaluate": {"metrics": []}}, "evaluate.metrics: [] is not allowed; must be "),
+            ({"evaluate": {"metrics": []}}, "evaluate.metrics: [] is not allowed; must not be empty"),
+            (
+                {"augment": {"strength": "adaptiv"}},  # and not that adaptive, the default, would need data.holdout
+                "augment.strength: 'adaptiv' is not allowed; must be 'adaptive' or a number",
+            ),
             (
                 {
                     "checkpoint": {"best": "evaluate/label_accuracy", "best_is": "highest"},
