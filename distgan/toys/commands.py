@@ -59,7 +59,7 @@ def _add_plane(toys: argparse._SubParsersAction) -> None:
     add("--data", default="25gaussians", metavar="NAME", help=f"{', '.join(DISTRIBUTIONS)} (%(default)s)")
     add("--method", default="wgan-gp", metavar="A,B,...", help=f"side by side: {', '.join(METHODS)} (%(default)s)")
     add("--out", default="plane.png", metavar="FILE", help="PNG to write (%(default)s)")
-    add("--steps", type=int, default=3000, metavar="N", help="updates of each generator (%(default)s)")
+    add("--steps", type=int, default=4000, metavar="N", help="updates of each generator (%(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of weights, points and latents (%(default)s)")
 
 
