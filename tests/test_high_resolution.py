@@ -32,7 +32,7 @@ def test_it_can_be_run_on_the_processes_that_it_is_for_and_in_80_gb(path):
     assert least(config.grown, FORMS[form], eager=False).of(config.grown.train.batch_size // FORMS[form]) < 80e9
 
 
-def test_a_growing_run_of_eight_gpus_has_the_batches_of_progressive_gans_code_at_its_lower_resolutions():
+def test_on_eight_gpus_each_has_whole_groups_at_every_resolution_from_4_to_1024():
     stages = load_config([FOLDER / "celebahq1024_8gpu.yaml"]).course.stages
     assert [stage.resolution for stage in stages] == [4 * 2**level for level in range(9)]
     assert all(stage.batch_size % (8 * 4) == 0 for stage in stages)
