@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 
@@ -22,12 +23,22 @@ def compile_or_fall_back(function: Callable, *, backend: str = "inductor", graph
             try:
                 return _replayed(compiled, args, kwargs) if graphs else compiled(*args, **kwargs)
             except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-                reason = " ".join(str(error).strip().splitlines()[:2])  # the first may say no more than which compiler
-                _warn_once(f"train.compile: the compiler failed, going on without it: {reason}")
+                _warn_once(f"train.compile: the compiler failed, going on without it: {_reason(error)}")
                 compiled = None
         return function(*args, **kwargs)
 
     return call
+
+
+def _reason(error: BaseException) -> str:
+    """The first two lines, where the first may say no more than which compiler; of one that failed in a process of its
+    own, whose first lines say just that, the last line of what it printed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = lines[:2]
+    if "subprocess" in " ".join(told):
+        errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b.*:", line)]
+        told = errors[-1:] or told
+    return " ".join(told)
 
 
 _told: set[str] = set()

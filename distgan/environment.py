@@ -34,7 +34,7 @@ def describe() -> dict:
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in _PACKAGES},
         "git": git_commit(),
         "host": platform.node(),
         "cpu_cores": len(os.sched_getaffinity(0)),
@@ -44,7 +44,8 @@ def describe() -> dict:
     }
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Of what is installed; None of what is only on the path, as a checkout may be."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

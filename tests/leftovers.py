@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-LIBRARIES = ("_TORCHINDUCTOR_", "TORCHINDUCTOR_", "PYTEST_")
+LIBRARIES = ("_TORCHINDUCTOR_", "TORCHINDUCTOR_", "TRITON_", "PYTEST_")
 """What variables begin with that libraries set for good."""
 KEPT = (signal.SIGALRM, signal.SIGCHLD)
 """Signals of the limit of time, and of torch's loaders, which listen for good."""

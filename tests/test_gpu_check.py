@@ -6,11 +6,12 @@ import json
 import math
 
 import pytest
+import torch
 
 from benchmarks.gpu_check import __main__ as command
 from benchmarks.gpu_check import parts
 from benchmarks.gpu_check.__main__ import main
-from benchmarks.gpu_check.parts import FAILED, OK, SKIPPED, Options, execute, outcomes
+from benchmarks.gpu_check.parts import FAILED, OK, SKIPPED, Options, execute, files_with_marked, outcomes
 from benchmarks.gpu_check.training import busy_share
 
 
@@ -54,13 +55,27 @@ def test_a_part_that_fails_stops_no_other_and_the_status_is_1(tmp_path, monkeypa
 def test_what_pytest_told_before_its_time_was_up_is_kept():
     output = """
 tests/test_gpu.py::test_trains[false-fp32] PASSED                        [  7%]
-[gw0] tests/test_gpu.py::test_parity[true-bf16] FAILED                   [ 14%]
+[gw0] [ 14%] FAILED tests/test_gpu.py::test_parity[true-bf16] 
 tests/test_gpu.py::test_of_which_nothing_is_known
 """
     assert outcomes(output) == {
         "tests/test_gpu.py::test_trains[false-fp32]": "PASSED",
         "tests/test_gpu.py::test_parity[true-bf16]": "FAILED",
     }
+
+
+@pytest.mark.parametrize("several", [[], ["--numprocesses", "2"]])
+def test_what_pytest_tells_is_understood(several):
+    """Of tests that are left out here, with the words that the part uses."""
+    words = ["-m", "pytest", "-m", "gpu", "-vv", "-p", "no:cacheprovider", "--color=no", *several]
+    found = outcomes(execute([*words, "tests/test_randomness.py"], 100).output)
+    test = "tests/test_randomness.py::test_a_gpu_draws_the_same_bits"
+    assert found == {test: "PASSED" if torch.cuda.is_available() else "SKIPPED"}
+
+
+def test_files_with_tests_for_a_gpu_are_found():
+    files = files_with_marked()
+    assert "tests/test_gpu.py" in files and "tests/test_randomness.py" in files and "tests/test_growing.py" not in files
 
 
 def test_tests_without_pytest_are_left_out_with_a_word(monkeypatch):

@@ -19,6 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 _FOR_TESTS = {"pytest": "pytest", "hypothesis": "hypothesis", "pytest_timeout": "pytest-timeout"}
+_TEST_PROCESSES = 6
+"""Of the tests at most, where pytest-xdist is there: they wait for compilers more than for the GPU."""
 _TAIL = 4000
 """Characters of a failed command's output that are kept."""
 
@@ -92,13 +94,25 @@ def tests(options: Options, seconds: float) -> Part:
     missing = [package for module, package in _FOR_TESTS.items() if not importlib.util.find_spec(module)]
     if missing:
         return Part(SKIPPED, f"not installed: {', '.join(missing)}; pip install {' '.join(missing)}")
-    ended = execute(["-m", "pytest", "-m", "gpu", "-v", "-p", "no:cacheprovider", "--color=no", "tests"], seconds)
+    workers = min(_TEST_PROCESSES, (os.cpu_count() or 1) // 2)
+    several = ["--numprocesses", str(workers)] if workers > 1 and importlib.util.find_spec("xdist") else []
+    words = ["-m", "pytest", "-m", "gpu", "-vv", "-p", "no:cacheprovider", "--color=no", *several, *files_with_marked()]
+    ended = execute(words, seconds)
     return ended.part({"tests": outcomes(ended.output)})
 
 
+def files_with_marked() -> list[str]:
+    """Files of tests that are marked gpu; the others may import what a machine with a GPU has not."""
+    files = (path for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text())
+    return sorted(str(path.relative_to(ROOT)) for path in files)
+
+
 def outcomes(output: str) -> dict[str, str]:
-    """What pytest -v told of each test, of those that had ended."""
-    return dict(re.findall(r"^(?:\[gw\d+\] )?(tests/\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)", output, re.MULTILINE))
+    """What pytest -v told of each test, of those that had ended; alone, and in several processes."""
+    states = "(PASSED|FAILED|ERROR|SKIPPED)"
+    alone = re.findall(rf"^(tests/\S+::.+?) {states}", output, re.MULTILINE)
+    several = re.findall(rf"^\[gw\d+\] \[ *\d+%\] {states} (tests/\S+::.+?) *$", output, re.MULTILINE)
+    return dict(alone) | {test: state for state, test in several}
 
 
 def parity(options: Options, seconds: float) -> Part:

@@ -62,7 +62,7 @@ class Watched(Trainer):
     def _profile(self, *args) -> None:
         if self._profiler is None:
             torch.cuda.synchronize()
-            self._profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+            self._profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True)
             self._profiler.start()
         super()._step(*args)
         if self.steps_taken == _WARM + _PROFILED:
@@ -82,7 +82,7 @@ def _waits(found: Counter[str]) -> Iterator[None]:
             yield
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    found.update(f"{each.filename}:{each.lineno}" for each in told if "synchronizing" in str(each.message))
+    found.update(f"{each.filename}:{each.lineno}" for each in told if "called a synchronizing" in str(each.message))
 
 
 def busy_share(intervals: Iterable[tuple[float, float]]) -> float:

@@ -13,14 +13,14 @@ import benchmarks.step
 from benchmarks.step import report
 from benchmarks.step.cases import RESOLUTIONS, Case, cases
 from benchmarks.step.counting import rate
-from benchmarks.step.modes import MODES
+from benchmarks.step.modes import MODES, TF32
 from benchmarks.step.race import PLAIN, Outcome, race
 from benchmarks.step.training import compare
 from distgan.errors import ConfigError, UserError
 from distgan.runtime import Runtime
 
 _QUICK = {"cpu": (("dcgan", 64), ("resnet", 32)), "cuda": (("dcgan", 64), ("resnet", 32), ("resnet", 128))}
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _steps(options: argparse.Namespace) -> int:
     torch.manual_seed(0)
     modes = {name: MODES[name] for name in MODES if name in options.modes}
+    if options.device == "cpu":
+        modes.pop(TF32, None)
     _tell("the rate of convolutions")
     rates = _rates(options.device, min(8, 2 * options.rounds))
     head = report.header(options.device, options.rounds, rates)
@@ -64,8 +66,11 @@ def _steps(options: argparse.Namespace) -> int:
 
 def _rates(device: str, tries: int) -> report.Rates:
     """Under the settings of training."""
-    Runtime(Case("mlp", 32, 4).config(device=device))
-    found = {precision: rate(torch.device(device), dtype, tries) for precision, dtype in _DTYPES.items()}
+    found = {}
+    for arithmetic, dtype in _DTYPES.items():
+        if arithmetic != "tf32" or device == "cuda":
+            Runtime(Case("mlp", 32, 4).config(device=device, tf32=arithmetic == "tf32"))
+            found[arithmetic] = rate(torch.device(device), dtype, tries)
     PLAIN.restore()
     return found
 
@@ -127,6 +132,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     options.resolutions = options.resolutions or ([32, 64, 128] if options.device == "cpu" else [32, 64, 128, 256])
     if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
         parser.error(f"--json {options.json}: a file in a folder that exists")
+    if options.device == "cpu" and options.modes == [TF32]:
+        parser.error(f'--modes "{TF32}": is for CUDA alone')
     if not options.training and not _cases(options):
         parser.error("--networks and --resolutions: none of these networks is defined at such a resolution")
     for name in ("batch", "rounds", "steps"):

@@ -33,7 +33,9 @@ class Case(NamedTuple):
     def title(self) -> str:
         return f"{self.network} {self.resolution} px, batch {self.batch}"
 
-    def config(self, *, precision: str = "fp32", compiled: bool = False, device: str = "cpu") -> Config:
+    def config(
+        self, *, precision: str = "fp32", tf32: bool = False, compiled: bool = False, device: str = "cpu"
+    ) -> Config:
         """The config of a training in one mode."""
         width = self.width or (128 if (self.network, self.resolution) == ("resnet", 32) else _WIDTHS[self.network])
         network = {"name": self.network, "width": width, "optimizer": {"lr": 1e-4}}
@@ -46,6 +48,7 @@ class Case(NamedTuple):
                     "batch_size": self.batch,
                     "critic_steps": CRITIC_STEPS,
                     "precision": precision,
+                    "tf32": tf32,
                     "compile": compiled,
                     "device": device,
                 },

@@ -58,7 +58,8 @@ class Result:
 
     bound: float
     """Most by which its gradients may be off."""
-    precision: str
+    arithmetic: str
+    """What convolutions multiply in: a key of the rates."""
     errors: dict[str, float] = field(default_factory=dict)
     """Of the critic's and the generator's gradients, relative to the reference."""
     seconds: dict[str, list[float]] = field(default_factory=dict)
@@ -97,8 +98,9 @@ def race(case: Case, modes: dict[str, Mode], device: str, rounds: int, tell: Cal
     """Runs a case; `tell` receives what is being done. A mode that fails has a reason, and the others go on."""
     torch._dynamo.reset()  # it compiles one function so often and no more
     lane = _Lane(case, device)
-    outcome = Outcome({TEXTBOOK: Result(BOUNDS["fp32"], "fp32")}, lane.forward(), {})
-    outcome.results |= {name: Result(BOUNDS[mode.precision], mode.precision) for name, mode in modes.items()}
+    plain = Result(BOUNDS["fp32"], "tf32" if device == "cuda" else "fp32")  # as torch has it
+    outcome = Outcome({TEXTBOOK: plain}, lane.forward(), {})
+    outcome.results |= {name: Result(BOUNDS[mode.precision], mode.arithmetic) for name, mode in modes.items()}
     lane.enter(TEXTBOOK, lambda: lane.plain())
     for name, mode in modes.items():
         tell(f"{case.title}: {name}{', compiling' if mode.compiled else ''}")

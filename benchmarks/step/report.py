@@ -78,7 +78,7 @@ def _cell(outcome: Outcome, result: Result, update: str, rates: Rates) -> str:
         return ""
     notes = [f"{result.ratio(plain, update):.2f}"] if (plain := outcome.results[TEXTBOOK]).seconds else []
     if EXACT in outcome.needed:
-        notes.append(f"{result.median(update) * rates[result.precision] / outcome.needed[EXACT][update]:.1f}×")
+        notes.append(f"{result.median(update) * rates[result.arithmetic] / outcome.needed[EXACT][update]:.1f}×")
     return f"{_milliseconds(result.median(update))} ({'; '.join(notes)})"
 
 

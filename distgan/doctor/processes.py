@@ -8,13 +8,13 @@ import os
 import platform
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
 import distgan
 from distgan.doctor.table import FINE, NOT_FINE, Finding, merged, named
+from distgan.environment import version
 from distgan.runtime import Exchange, Runtime, launched_processes
 
 _SAME = ("python", "torch", "accelerate", "distgan", "code")
@@ -61,7 +61,7 @@ def facts(runtime: Runtime | None) -> dict[str, str]:
         "host": platform.node(),
         "device": torch.cuda.get_device_name(runtime.device) if on_cuda else "cpu",
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", "accelerate", "distgan")},
+        **{name: str(version(name)) for name in ("torch", "accelerate", "distgan")},
         "code": code_hash(),
     }
 

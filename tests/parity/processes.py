@@ -74,14 +74,18 @@ def make_phase(runtime: Runtime, objective: CriticObjective, batch: Batch, every
 
 
 def prepared(images: torch.Tensor, runtime: Runtime) -> torch.Tensor:
-    return images.to(runtime.dtype, memory_format=torch.channels_last)
+    return images.to(runtime.device, runtime.dtype, memory_format=torch.channels_last)
+
+
+def moved(numbers: torch.Tensor | None, runtime: Runtime) -> torch.Tensor | None:
+    return None if numbers is None else numbers.to(runtime.device)
 
 
 def updates(runtime: Runtime, phase: Phase, batch: Batch, local: int, number: int) -> tuple[Gradients, Gradients]:
     """The gradients of the last of some equal updates of `local` images on each process, and the mean of what each
     process has alone."""
     mine = batch.rows(runtime.rank * local, (runtime.rank + 1) * local)
-    inputs = Inputs(prepared(mine.real, runtime), mine.labels, mine.keys)
+    inputs = Inputs(prepared(mine.real, runtime), moved(mine.labels, runtime), moved(mine.keys, runtime))
 
     def take(reduced: bool = True) -> None:
         gradients(runtime, phase, inputs, number, AT_ONCE, reduced=reduced)
@@ -107,8 +111,9 @@ def _compare(rank: int, subject: Subject, objective: CriticObjective, accumulati
             found, means = updates(runtime, phase, batch, local, number)
             spread = max(runtime.spread(gradient) for gradient in found.values())
             if rank == 0:
-                worst, _ = error(found, wanted(subject, number, local * runtime.world_size))
                 reduction, _ = error(found, means)
+                here = {name: gradient.cpu() for name, gradient in found.items()}
+                worst, _ = error(here, wanted(subject, number, local * runtime.world_size))
                 results.append(Result(runtime.world_size, accumulation, worst, reduction, spread))
     return results
 
