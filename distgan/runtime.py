@@ -17,7 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from distgan import exit_status
+from distgan import double_backward, exit_status
 from distgan.compiling import compile_or_fall_back
 from distgan.config import Config, flatten, process_conflicts, raise_mistakes
 from distgan.errors import ConfigError
@@ -81,6 +81,7 @@ class Runtime:
             torch.backends.cudnn.deterministic = True  # the same step gives the same bits
         else:
             torch.set_num_threads(self.cores)
+        double_backward.install()
         self._require_one(config)
 
     def _watch(self, config: Config) -> Watchdog | Idle:

@@ -24,7 +24,7 @@ STOREYS = [
     ["randomness", "schedules", "averaging", "weights", "bad_numbers"],
     ["augmentation", "metrics", "networks"],
     ["objectives"],
-    ["compiling"],
+    ["compiling", "double_backward"],
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
     ["sampling", "phases", "slurm"],
     ["collapse", "compare", "evaluation", "evidence", "parity", "reading"],
@@ -121,7 +121,9 @@ def test_every_part_has_its_storey():
 def test_the_parity_reference_shares_no_mathematics_with_what_it_is_to_judge():
     files = sources()
     for file in ("parity/reference.py", "parity/textbook.py", "parity/measure.py"):
-        assert own_parts(files[file], file) <= {"parity", "networks", "randomness"}, file
+        assert own_parts(files[file], file) <= {"parity", "networks", "randomness", "double_backward"}, file
+    reference = [name for name in imported(files["parity/reference.py"]) if "double_backward" in name]
+    assert reference == ["distgan.double_backward", "distgan.double_backward.torchs_own"]  # to be without it
 
 
 def test_imports_point_downwards_only():

@@ -23,6 +23,7 @@ from distgan.metrics.neighbours import precision_recall
 from distgan.metrics.pyramids import descriptors, sliced_wasserstein
 from distgan.metrics.similarity import ms_ssim
 from distgan.metrics.spectrum import checkerboard
+from distgan.networks.blurring import Blur
 from distgan.randomness import image_keys, normal
 from distgan.runtime import Runtime
 
@@ -171,6 +172,14 @@ def test_the_doctor_finds_equal_gradients_with_augmentation_on_cuda(precision, c
     settings = [f"train.precision={precision}", f"train.compile={compiled}", "train.device=cuda"]
     found = main(["doctor", "--parity", "--config", str(TINY), *settings, "augment.strength=0.6"])
     assert found == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype, error", [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_a_blur_of_many_values_on_cuda_is_that_on_the_cpu(dtype, error, stride):
+    x, blur = torch.randn(2, 64, 256, 256).to(memory_format=torch.channels_last), Blur(64, stride)
+    found, wanted = blur.cuda()(x.to("cuda", dtype)).float().cpu(), blur.cpu()(x)
+    assert found.shape == wanted.shape and (found - wanted).norm() < error * wanted.norm()
 
 
 @pytest.mark.parametrize("config", ["celebahq1024", "ffhq256"])

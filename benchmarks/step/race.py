@@ -16,7 +16,7 @@ from benchmarks.step.cases import Case
 from benchmarks.step.counting import multiplications, synchronise
 from benchmarks.step.modes import EXACT, TEXTBOOK, Mode, Ours
 from benchmarks.step.textbook import Textbook
-from distgan import randomness
+from distgan import double_backward, randomness
 from distgan.assembly import make_critic, make_generator
 from distgan.parity.check import BOUNDS, stir
 from distgan.parity.measure import error, gradients_of
@@ -30,7 +30,7 @@ _LEAST = 0.1
 
 
 class Settings:
-    """The switches of torch that decide how convolutions are computed on CUDA, as they stand."""
+    """What decides how convolutions are computed, as it stands: torch's switches, and whose double backward."""
 
     def __init__(self) -> None:
         self._values = {
@@ -42,8 +42,10 @@ class Settings:
                 (torch.backends.cuda.matmul, "allow_tf32"),
             )
         }
+        self._is_ours = double_backward.is_installed()
 
     def restore(self) -> None:
+        (double_backward.install if self._is_ours else double_backward.uninstall)()
         for (place, key), value in self._values.items():
             setattr(place, key, value)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from distgan.networks.equalised import EqualisedConv2d
@@ -20,11 +21,15 @@ from distgan.networks.precision import as_given
 
 TAPS = (1.0, 3.0, 3.0, 1.0)
 
+_MANY = 2**21
+"""Values from which on CUDA four shifted copies are added: cuDNN takes 2 to 4 times as long for a depthwise convolution
+of large maps in channels_last (bf16, H200, torch 2.11); for few values what takes the time is to launch additions."""
 
-def _filter(maps: int, gain: float = 1.0) -> Tensor:
-    """[maps, 1, 4, 4], a depthwise convolution; its sum is `gain`."""
+
+def _filter(maps: int) -> Tensor:
+    """[maps, 1, 4, 4], a depthwise convolution; its sum is 1."""
     taps = torch.tensor(TAPS) / sum(TAPS)
-    return (gain * taps[:, None] * taps).repeat(maps, 1, 1, 1)
+    return (taps[:, None] * taps).repeat(maps, 1, 1, 1)
 
 
 class Blur(nn.Module):
@@ -37,28 +42,48 @@ class Blur(nn.Module):
         self.register_buffer("filter", _filter(maps), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # which, differentiating twice, would leave `_Filtered` out without a word
-            return _mean(x, self.stride)
-        return _Filtered.apply(x, self.filter, self.stride)
+        return _blurred(x, self.filter, self.stride, 3 - self.stride)
 
 
-def filtered(x: Tensor, kernels: Tensor, stride: int) -> Tensor:
-    """What `Blur` makes of `x`, with its `filter`; in the dtype of `x`."""
+def _blurred(x: Tensor, kernels: Tensor, stride: int, padding: int) -> Tensor:
+    if torch.compiler.is_compiling():  # which, differentiating twice, would leave `_Filtered` out without a word
+        return _mean(x, stride, padding)
+    return _Filtered.apply(x, kernels, stride, padding)
+
+
+def filtered(x: Tensor, kernels: Tensor, stride: int, padding: int | None = None) -> Tensor:
+    """What `Blur` makes of `x`, with its `filter`; in the dtype of `x`. Around the image are `padding` zeros (those of
+    `Blur`)."""
+    padding = 3 - stride if padding is None else padding
+    if x.is_cuda and (torch.compiler.is_compiling() or x.numel() >= _MANY):
+        return shifted_and_added(x, stride, padding)
     with as_given(x):
-        return F.conv2d(x, kernels.to(x.dtype), stride=stride, padding=3 - stride, groups=len(kernels))
+        return F.conv2d(x, kernels.to(x.dtype), stride=stride, padding=padding, groups=len(kernels))
 
 
-def spread(gradient: Tensor, kernels: Tensor, stride: int) -> Tensor:
+def spread(gradient: Tensor, kernels: Tensor, stride: int, padding: int | None = None) -> Tensor:
     """The gradient by the input of `filtered`, from that by its output: its adjoint."""
+    padding = 3 - stride if padding is None else padding
     with as_given(gradient):
         kernels = kernels.to(gradient.dtype)
-        return F.conv_transpose2d(gradient, kernels, stride=stride, padding=3 - stride, groups=len(kernels))
+        return F.conv_transpose2d(gradient, kernels, stride=stride, padding=padding, groups=len(kernels))
 
 
-def _mean(x: Tensor, stride: int) -> Tensor:
+def shifted_and_added(x: Tensor, stride: int, padding: int) -> Tensor:
+    """`filtered` by sums of four shifted copies, along one axis after the other."""
+    x = F.pad(x, (padding,) * 4)
+    for axis in (2, 3):
+        kept = range(0, x.shape[axis] - 3, stride)
+        index = (slice(None),) * axis
+        first, second, third, fourth = (x[(*index, slice(i, i + kept[-1] + 1, stride))] for i in range(4))
+        x = torch.add(first + fourth, second + third, alpha=3.0) / 8
+    return x
+
+
+def _mean(x: Tensor, stride: int, padding: int) -> Tensor:
     """`filtered` by three means over 2 x 2 pixels, which a compiler fuses."""
-    for padding in (1, 2 - stride):
-        x = F.avg_pool2d(x, 2, stride=1, padding=padding)
+    for zeros in (1, padding - 1):
+        x = F.avg_pool2d(x, 2, stride=1, padding=zeros)
     return F.avg_pool2d(x, 2, stride=stride)
 
 
@@ -67,44 +92,44 @@ class _Filtered(torch.autograd.Function):
     convolution has a convolution for each map, for the gradient of a weight that has none."""
 
     @staticmethod
-    def forward(x: Tensor, kernels: Tensor, stride: int) -> Tensor:
-        return filtered(x, kernels, stride)
+    def forward(x: Tensor, kernels: Tensor, stride: int, padding: int) -> Tensor:
+        return filtered(x, kernels, stride, padding)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        _, ctx.kernels, ctx.stride = inputs
+        ctx.how = inputs[1:]
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return _Spread.apply(gradient, ctx.kernels, ctx.stride), None, None
+        return _Spread.apply(gradient, *ctx.how), None, None, None
 
 
 class _Spread(torch.autograd.Function):
     @staticmethod
-    def forward(gradient: Tensor, kernels: Tensor, stride: int) -> Tensor:
-        return spread(gradient, kernels, stride)
+    def forward(gradient: Tensor, kernels: Tensor, stride: int, padding: int) -> Tensor:
+        return spread(gradient, kernels, stride, padding)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        _, ctx.kernels, ctx.stride = inputs
+        ctx.how = inputs[1:]
 
     @staticmethod
     def backward(ctx, u: Tensor) -> tuple[Tensor | None, ...]:
-        return _Filtered.apply(u, ctx.kernels, ctx.stride), None, None
+        return _Filtered.apply(u, *ctx.how), None, None, None
 
 
 class BlurredUpConv2d(EqualisedConv2d):
     """Zeros between the pixels, an equalised 3 x 3 convolution, its weight turned by half a turn, then the filter with
-    gain 4: [N, I, H, W] to [N, O, 2H, 2W]. For generators: differentiated twice it is slow."""
+    gain 4: [N, I, H, W] to [N, O, 2H, 2W]."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3)
-        self.register_buffer("filter", _filter(outputs, gain=4.0), persistent=False)
+        self.register_buffer("filter", _filter(outputs), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        turned = (self.weight * self.scale).transpose(0, 1)
-        between = F.conv_transpose2d(x, turned, stride=2)
-        return F.conv2d(between, self.filter.to(between.dtype), self.bias, padding=1, groups=len(self.filter))
+        turned = (self.weight * (4 * self.scale)).transpose(0, 1)  # the filter's gain
+        blurred = _blurred(F.conv_transpose2d(x, turned, stride=2), self.filter, 1, padding=1)
+        return blurred + rearrange(self.bias, "c -> c 1 1").to(blurred.dtype)
 
 
 def enlarged_smoothly(images: Tensor) -> Tensor:

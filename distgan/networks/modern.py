@@ -38,6 +38,7 @@ from distgan.networks.growth import SMALLEST
 from distgan.networks.precision import as_given
 from distgan.networks.progressive import RESOLUTIONS, maps
 from distgan.networks.recomputing import kept_or_recomputed
+from distgan.networks.resampling import pointwise
 
 EXPANSION = 2
 """How many times the maps of a block its grouped convolution has."""
@@ -149,7 +150,7 @@ class ModernGenerator(nn.Module):
         for layer in self.layers:
             x = kept_or_recomputed(self, layer, x)
         with as_given(x):
-            return self.output(x.to(self.output.weight.dtype))
+            return pointwise(x.to(self.output.weight.dtype), self.output.weight, self.output.bias)
 
 
 class ModernCritic(nn.Module):

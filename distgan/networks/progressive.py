@@ -52,7 +52,7 @@ from distgan.networks.growth import SMALLEST, Growth, enlarged
 from distgan.networks.minibatch import MinibatchStd
 from distgan.networks.precision import as_given
 from distgan.networks.recomputing import kept_or_recomputed
-from distgan.networks.resampling import upsample
+from distgan.networks.resampling import pointwise, upsample
 
 RESOLUTIONS = (8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -115,14 +115,14 @@ class _BlockUp(nn.Module):
 
 class ToColours(EqualisedConv2d):
     """[N, inputs, H, W] to [N, channels, H, W], in the parameters' precision also under autocast: bfloat16
-    would round bright and dark pixels to half a step of an 8-bit picture."""
+    would round bright and dark pixels to half a step of an 8-bit picture. `pointwise` as a matrix product."""
 
     def __init__(self, inputs: int, channels: int, gain: float = 1.0) -> None:
         super().__init__(inputs, channels, 1, gain)
 
     def forward(self, x: Tensor) -> Tensor:
         with as_given(x):
-            return super().forward(x.to(self.weight.dtype))
+            return pointwise(x.to(self.weight.dtype), self.weight * self.scale, self.bias)
 
 
 class ProgressiveGenerator(nn.Module):

@@ -52,6 +52,13 @@ class PooledConv2d(nn.Conv2d):
         return F.conv2d(x, fold_mean_pool(self.weight), self.bias, stride=2, padding=self.padding)
 
 
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A 1 x 1 convolution of [N, I, H, W] by `weight` [O, I, 1, 1] as a matrix product over pixels, whose maps lie
+    together in channels_last: libraries are slow at convolutions to three maps, most of all at their weight's
+    gradient."""
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
 def upsample(x: Tensor) -> Tensor:
     """[N, C, H, W] to [N, C, 2H, 2W], each pixel repeated (nearest neighbour)."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -1,7 +1,8 @@
 """What the gradients of an update must be: the papers' equations, image after image, in float64, on one process.
 
 It shares nothing with `distgan.objectives` but the draws (epsilon, latents, dropout), which are part of what a run is.
-Its networks are those of `textbook`, its inner gradient is `autograd.grad(create_graph=True)`.
+Its networks are those of `textbook`, its inner gradient is `autograd.grad(create_graph=True)`, its double backward of
+convolutions torch's own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from distgan import randomness
+from distgan.double_backward import torchs_own
 from distgan.parity.textbook import unit
 
 Gradients = dict[str, Tensor]
@@ -160,5 +162,6 @@ def generator_gradients(
 
 def _gradients(loss: Tensor, network: nn.Module) -> Gradients:
     names, parameters = zip(*network.named_parameters(), strict=True)
-    found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    with torchs_own():
+        found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     return dict(zip(names, found, strict=True))

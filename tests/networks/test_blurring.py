@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.signal import upfirdn
 from torch import Tensor
 
-from distgan.networks.blurring import Blur, BlurredUpConv2d, enlarged_smoothly, filtered, spread
+from distgan.networks.blurring import Blur, BlurredUpConv2d, enlarged_smoothly, filtered, shifted_and_added, spread
 from distgan.networks.resampling import upsample
 
 TAPS = np.array([1.0, 3.0, 3.0, 1.0]) / 8
@@ -58,6 +58,14 @@ def test_a_blur_is_linear_in_every_derivative(way, stride):
         (first,) = torch.autograd.grad(blur(leaf).pow(3).sum(), leaf, create_graph=True)
         (found,) = torch.autograd.grad(first.square().sum(), leaf)
     torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("side", [(6, 8), (7, 5)])
+@pytest.mark.parametrize("stride, padding", [(1, 2), (1, 1), (2, 1)])
+def test_shifted_copies_added_are_the_filter(stride, padding, side):
+    x, filters = torch.randn(2, 3, *side, dtype=torch.float64), Blur(3).double().filter
+    found = shifted_and_added(x, stride, padding)
+    torch.testing.assert_close(found, filtered(x, filters, stride, padding), rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
