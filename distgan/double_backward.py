@@ -14,6 +14,7 @@ times over; StyleGAN2-ADA's code replaces the whole convolution for this.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -29,7 +30,9 @@ def install() -> None:
     global _library
     if _library is None:
         _library = Library("aten", "IMPL")
-        _library.impl(_OPERATOR, _convolution_double_backward, "CompositeImplicitAutograd")
+        with warnings.catch_warnings():  # torch before 2.12 tells of it, which is what is wanted
+            warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)
+            _library.impl(_OPERATOR, _convolution_double_backward, "CompositeImplicitAutograd")
 
 
 def is_installed() -> bool:
