@@ -79,6 +79,7 @@ class Runtime:
             # Both by their old names, which torch 2.9 to 2.15 takes; its compiler still reads them (pytorch 166387).
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
             torch.backends.cudnn.deterministic = True  # the same step gives the same bits
+            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)  # train.tf32 was asked
         else:
             torch.set_num_threads(self.cores)
         double_backward.install()

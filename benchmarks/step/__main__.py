@@ -13,7 +13,7 @@ import benchmarks.step
 from benchmarks.step import report
 from benchmarks.step.cases import RESOLUTIONS, Case, cases
 from benchmarks.step.counting import rate
-from benchmarks.step.modes import MODES, TF32
+from benchmarks.step.modes import FOR_CUDA, MODES
 from benchmarks.step.race import PLAIN, Outcome, race
 from benchmarks.step.training import compare
 from distgan.errors import ConfigError, UserError
@@ -35,9 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _steps(options: argparse.Namespace) -> int:
     torch.manual_seed(0)
-    modes = {name: MODES[name] for name in MODES if name in options.modes}
-    if options.device == "cpu":
-        modes.pop(TF32, None)
+    modes = {name: MODES[name] for name in options.modes}
     _tell("the rate of convolutions")
     rates = _rates(options.device, min(8, 2 * options.rounds))
     head = report.header(options.device, options.rounds, rates)
@@ -104,7 +102,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     known = list(RESOLUTIONS)
     add("--networks", nargs="+", choices=known, default=["dcgan", "resnet"], metavar="NAME", help=", ".join(known))
     add("--resolutions", nargs="+", type=int, metavar="PX", help="of 32, 64, 128, 256 (256 by itself on a GPU alone)")
-    add("--modes", nargs="+", choices=list(MODES), default=list(MODES), metavar="MODE", help="; ".join(MODES))
+    add("--modes", nargs="+", choices=list(MODES), metavar="MODE", help="; ".join(MODES))
     add(
         "--batch",
         type=int,
@@ -132,8 +130,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     options.resolutions = options.resolutions or ([32, 64, 128] if options.device == "cpu" else [32, 64, 128, 256])
     if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
         parser.error(f"--json {options.json}: a file in a folder that exists")
-    if options.device == "cpu" and options.modes == [TF32]:
-        parser.error(f'--modes "{TF32}": is for CUDA alone')
+    left_out = FOR_CUDA if options.device == "cpu" else []
+    wrong = [name for name in options.modes or () if name in left_out]
+    if wrong:
+        parser.error(f'--modes "{wrong[0]}": is for CUDA alone')
+    options.modes = [name for name in MODES if name not in left_out and name in (options.modes or MODES)]
     if not options.training and not _cases(options):
         parser.error("--networks and --resolutions: none of these networks is defined at such a resolution")
     for name in ("batch", "rounds", "steps"):

@@ -34,7 +34,13 @@ class Case(NamedTuple):
         return f"{self.network} {self.resolution} px, batch {self.batch}"
 
     def config(
-        self, *, precision: str = "fp32", tf32: bool = False, compiled: bool = False, device: str = "cpu"
+        self,
+        *,
+        precision: str = "fp32",
+        tf32: bool = False,
+        compiled: bool = False,
+        graphs: bool = False,
+        device: str = "cpu",
     ) -> Config:
         """The config of a training in one mode."""
         width = self.width or (128 if (self.network, self.resolution) == ("resnet", 32) else _WIDTHS[self.network])
@@ -50,6 +56,7 @@ class Case(NamedTuple):
                     "precision": precision,
                     "tf32": tf32,
                     "compile": compiled,
+                    "cuda_graphs": graphs,
                     "device": device,
                 },
                 "generator": network,

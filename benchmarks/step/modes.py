@@ -22,6 +22,7 @@ class Mode(NamedTuple):
     compiled: bool = False
     channels_last: bool = True
     tf32: bool = False
+    graphs: bool = False
 
     @property
     def arithmetic(self) -> str:
@@ -30,19 +31,21 @@ class Mode(NamedTuple):
 
 
 EXACT = "exact work-saving"
-TF32 = "+ tf32"
 MODES = {
     EXACT: Mode(channels_last=False),
     "+ channels_last": Mode(),
-    TF32: Mode(tf32=True),
+    "+ tf32": Mode(tf32=True),
     "+ bf16": Mode(precision="bf16"),
     "+ compiled": Mode(compiled=True),
     "bf16, compiled": Mode(precision="bf16", compiled=True),
+    "bf16, compiled, graphs": Mode(precision="bf16", compiled=True, graphs=True),
 }
-"""The third to the fifth each have one thing more than the second, the last has bf16 and compiled together.
+"""The third to the fifth each have one thing more than the second, the last ones several.
 
 The textbook has torch's own settings, by which fp32 convolutions are in TF32 on CUDA: what to hold beside it there is
-TF32, which is for CUDA alone."""
+"+ tf32"."""
+
+FOR_CUDA = [name for name, mode in MODES.items() if mode.tf32 or mode.graphs]
 
 
 class _Contiguous(Runtime):
@@ -59,7 +62,9 @@ class Ours:
     """Networks, objectives and optimisers of a training, and its updates."""
 
     def __init__(self, case: Case, mode: Mode, device: str) -> None:
-        config = case.config(precision=mode.precision, tf32=mode.tf32, compiled=mode.compiled, device=device)
+        config = case.config(
+            precision=mode.precision, tf32=mode.tf32, compiled=mode.compiled, graphs=mode.graphs, device=device
+        )
         self.runtime = (Runtime if mode.channels_last else _Contiguous)(config)
         self._steps, self._taken = Steps(config, self.runtime), 0
         self.generator, self.critic = self._steps.generator, self._steps.critic

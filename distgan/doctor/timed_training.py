@@ -192,7 +192,7 @@ def _on_the_device(trainer: TimedTrainer, steps: int) -> dict[str, float]:
     waited = trainer.reader.wait_seconds
     facts = {PLAIN: _seconds(trainer.clock, lambda: [trainer.step() for _ in range(steps)]) / steps}
     facts[PLAIN_WAITING] = (trainer.reader.wait_seconds - waited) / steps
-    with profile(activities=[ProfilerActivity.CUDA]) as traced:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as traced:
         began = time.perf_counter()
         for _ in range(TRACED):
             trainer.step()
