@@ -15,6 +15,7 @@ from launching import ROOT, TINY, run
 from distgan.cli import main
 from distgan.config import load_config
 from distgan.doctor import parity
+from distgan.networks.growth import Growth
 from distgan.objectives import critic as critic_module
 from distgan.objectives.critic import CriticObjective
 from distgan.parity import check
@@ -158,6 +159,16 @@ def test_half_precision_with_batch_norm_is_equal_on_two_processes(precision):
 
 def test_a_group_of_three_is_examined():
     assert main(doctor("--config", TINY, "critic.minibatch_std=3", "train.batch_size=6", "train.precision=fp64")) == 0
+
+
+def test_a_run_that_grows_is_examined_in_the_middle_of_a_fade_in(monkeypatch, capsys):
+    blended = []
+    own = Growth.blended
+    monkeypatch.setattr(Growth, "blended", lambda self, *made: blended.append(float(self.share)) or own(self, *made))
+    assert main(doctor("--config", ROOT / "tests" / "growing.yaml", "train.precision=fp64")) == 0
+    printed = capsys.readouterr().out
+    assert "growing: 32 px, half faded in" in printed and printed.rstrip().endswith("all equal")
+    assert set(blended) == {0.5}
 
 
 def test_overrides_may_stand_on_both_sides_of_the_config(capsys):

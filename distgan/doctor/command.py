@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     raise_mistakes(process_conflicts(config, launched_processes()))
     if args.parity or args.profile:
-        return _asked_for(args, config.grown, name) or ill
+        return _asked_for(args, config, name) or ill
 
     from distgan.doctor.checkup import check_start
 
@@ -60,4 +60,4 @@ def _asked_for(args: argparse.Namespace, config: Config, name: str) -> int:
 
     from distgan.doctor.breakdown import breakdown
 
-    return breakdown(config, name)
+    return breakdown(config.grown, name)

@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 
 
 def parity(config: Config, name: str) -> int:
-    """Prints the table of the parity check, in the config's own precision and in fp64."""
-    checks = [_measured(each) for each in _precisions(config)]
+    """Prints the table of the parity check, in the config's own precision and in fp64; of a run that grows at its full
+    resolution, half faded in."""
+    grows, config = config.growing is not None, config.grown
+    checks = [_measured(each, grows) for each in _precisions(config)]
     runtime = checks[0].runtime
 
     def judge() -> int:
         parts = {check.config.train.precision: _rows(check) for check in checks}
         with contextlib.suppress(BrokenPipeError):  # whose reader has seen enough, such as `head`
-            print(_table(config, runtime, name, parts), flush=True)  # before the others leave: the launcher ends all
+            print(
+                _table(config, runtime, name, parts, grows), flush=True
+            )  # before the others leave: the launcher ends all
         return int(not all(row.equal for rows in parts.values() for row in rows))
 
     status = runtime.from_main(judge)
@@ -38,7 +42,7 @@ def _precisions(config: Config) -> list[Config]:
     return [config, config.model_copy(update={"train": sharp})]
 
 
-def _measured(config: Config) -> Check:
+def _measured(config: Config, grows: bool) -> Check:
     import torch
 
     from distgan.parity.check import Check
@@ -53,7 +57,7 @@ def _measured(config: Config) -> Check:
             print(f"{config.train.precision}: {text}", file=sys.stderr, flush=True)
 
     with _enough_memory(config):
-        check = Check(config, runtime, tell)
+        check = Check(config, runtime, tell, grows=grows)
         check.measure()
     return check
 
@@ -77,7 +81,7 @@ def _enough_memory(config: Config) -> Iterator[None]:
         ) from None
 
 
-def _table(config: Config, runtime, name: str, parts: dict[str, list[Row]]) -> str:
+def _table(config: Config, runtime, name: str, parts: dict[str, list[Row]], grows: bool) -> str:
     """`parts`: the rows of each precision."""
     train, local = config.train, config.train.batch_size // runtime.world_size
     micro = min(train.micro_batch or local, local)
@@ -86,6 +90,7 @@ def _table(config: Config, runtime, name: str, parts: dict[str, list[Row]]) -> s
         f"{' and '.join(parts)}, {'compiled' if runtime.compiles else 'eager'}",
         f"batch {train.batch_size}: {local} on each process, {micro} at a time",
         "reference: float64, one process, the critic image after image, plain layers",
+        *([f"growing: {config.data.resolution} px, half faded in"] if grows else []),
     ]
     rows = [row for part in parts.values() for row in part]
     width = max(len(row.what) for row in rows)

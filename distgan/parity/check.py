@@ -45,6 +45,9 @@ Result = TypeVar("Result")
 ADAPTIVE_STRENGTH = 0.5
 """Of augmentation, where it is adaptive and so begins at none."""
 
+_HALF_IN = 0.5
+"""Share to which the layers of a resolution have come in, of networks that grow."""
+
 REPETITIONS = 2
 """What DDP misses can go unnoticed in the first update and end the second."""
 
@@ -93,12 +96,18 @@ class Check:
     optimiser's step is not a part of this.
     """
 
-    def __init__(self, config: Config, runtime: Runtime, tell: Callable[[str], None] = lambda text: None) -> None:
-        """`tell` receives what is being done, as it can take minutes."""
+    def __init__(
+        self, config: Config, runtime: Runtime, tell: Callable[[str], None] = lambda text: None, *, grows: bool = False
+    ) -> None:
+        """`tell` receives what is being done, as it can take minutes. `grows`: the networks are those of a run that
+        grows, in the middle of the fade-in of the config's resolution."""
         self.config, self.runtime, self.tell = config, runtime, tell
         self.generator = runtime.place(make_generator(config)).train()
         self.critic = runtime.place(make_critic(config)).train()
         stir(self.generator, self.critic, config)
+        if grows:
+            for network in (self.generator, self.critic):
+                network.growth.set_to(config.data.resolution, _HALF_IN)
         self.phases = Phases(config, runtime, self.generator, self.critic)
         if config.augment is not None and config.augment.strength == "adaptive":
             self.phases.augmentation.strength.fill_(ADAPTIVE_STRENGTH)
