@@ -17,16 +17,13 @@ if TYPE_CHECKING:
 def parity(config: Config, name: str) -> int:
     """Prints the table of the parity check, in the config's own precision and in fp64; of a run that grows at its full
     resolution, half faded in."""
-    grows, config = config.growing is not None, config.grown
-    checks = [_measured(each, grows) for each in _precisions(config)]
+    checks = [_measured(each) for each in _precisions(config)]
     runtime = checks[0].runtime
 
     def judge() -> int:
         parts = {check.config.train.precision: _rows(check) for check in checks}
         with contextlib.suppress(BrokenPipeError):  # whose reader has seen enough, such as `head`
-            print(
-                _table(config, runtime, name, parts, grows), flush=True
-            )  # before the others leave: the launcher ends all
+            print(_table(config, runtime, name, parts), flush=True)  # before the others leave: the launcher ends all
         return int(not all(row.equal for rows in parts.values() for row in rows))
 
     status = runtime.from_main(judge)
@@ -42,7 +39,7 @@ def _precisions(config: Config) -> list[Config]:
     return [config, config.model_copy(update={"train": sharp})]
 
 
-def _measured(config: Config, grows: bool) -> Check:
+def _measured(config: Config) -> Check:
     import torch
 
     from distgan.parity.check import Check
@@ -57,7 +54,7 @@ def _measured(config: Config, grows: bool) -> Check:
             print(f"{config.train.precision}: {text}", file=sys.stderr, flush=True)
 
     with _enough_memory(config):
-        check = Check(config, runtime, tell, grows=grows)
+        check = Check(config, runtime, tell)
         check.measure()
     return check
 
@@ -81,16 +78,17 @@ def _enough_memory(config: Config) -> Iterator[None]:
         ) from None
 
 
-def _table(config: Config, runtime, name: str, parts: dict[str, list[Row]], grows: bool) -> str:
+def _table(config: Config, runtime, name: str, parts: dict[str, list[Row]]) -> str:
     """`parts`: the rows of each precision."""
-    train, local = config.train, config.train.batch_size // runtime.world_size
+    train = config.grown.train
+    local = train.batch_size // runtime.world_size
     micro = min(train.micro_batch or local, local)
     lines = [
         f"{name}: {runtime.world_size} process{'es' * (runtime.world_size > 1)} on {runtime.device.type}, "
         f"{' and '.join(parts)}, {'compiled' if runtime.compiles else 'eager'}",
         f"batch {train.batch_size}: {local} on each process, {micro} at a time",
         "reference: float64, one process, the critic image after image, plain layers",
-        *([f"growing: {config.data.resolution} px, half faded in"] if grows else []),
+        *([f"growing: {config.data.resolution} px, half faded in"] if config.growing else []),
     ]
     rows = [row for part in parts.values() for row in part]
     width = max(len(row.what) for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -45,8 +46,8 @@ Result = TypeVar("Result")
 ADAPTIVE_STRENGTH = 0.5
 """Of augmentation, where it is adaptive and so begins at none."""
 
-_HALF_IN = 0.5
-"""Share to which the layers of a resolution have come in, of networks that grow."""
+_FADE = 2
+"""Steps over which layers come in, of which this is the first: half of them are in, where networks grow."""
 
 REPETITIONS = 2
 """What DDP misses can go unnoticed in the first update and end the second."""
@@ -93,22 +94,18 @@ class Check:
 
     Pictures are drawn, not read: their size is the config's, and so are networks, objective, precision, batch,
     micro-batches and compilation. The gradients are taken by the line of code that training takes them by; the
-    optimiser's step is not a part of this.
+    optimiser's step is not a part of this. A run that grows is checked at its full resolution, half faded in.
     """
 
-    def __init__(
-        self, config: Config, runtime: Runtime, tell: Callable[[str], None] = lambda text: None, *, grows: bool = False
-    ) -> None:
-        """`tell` receives what is being done, as it can take minutes. `grows`: the networks are those of a run that
-        grows, in the middle of the fade-in of the config's resolution."""
-        self.config, self.runtime, self.tell = config, runtime, tell
+    def __init__(self, config: Config, runtime: Runtime, tell: Callable[[str], None] = lambda text: None) -> None:
+        """`tell` receives what is being done, as it can take minutes."""
+        self.config, self.runtime, self.tell = config.grown, runtime, tell
         self.generator = runtime.place(make_generator(config)).train()
         self.critic = runtime.place(make_critic(config)).train()
         stir(self.generator, self.critic, config)
-        if grows:
-            for network in (self.generator, self.critic):
-                network.growth.set_to(config.data.resolution, _HALF_IN)
         self.phases = Phases(config, runtime, self.generator, self.critic)
+        if config.growing is not None:
+            self.phases.enter(dataclasses.replace(config.grown.course.stage(0), fade=_FADE))
         if config.augment is not None and config.augment.strength == "adaptive":
             self.phases.augmentation.strength.fill_(ADAPTIVE_STRENGTH)
         self._buffers = [(b, b.clone()) for network in (self.generator, self.critic) for b in network.buffers()]
