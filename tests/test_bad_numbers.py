@@ -207,22 +207,39 @@ class TestSkip:
 class TestRollback:
     SETTINGS = ["train.bad_numbers=rollback", *SELDOM, "samples.every=2 steps", *SMALL]
 
-    @pytest.mark.parametrize(("processes", "lagged"), [(1, None), (2, True)])
+    @pytest.mark.parametrize(
+        ("processes", "lagged", "more"),
+        [
+            (1, None, []),
+            (2, True, []),
+            (
+                1,
+                None,
+                [
+                    "augment={strength: adaptive, every: 2, speed: 1, target: 0.01}",
+                    "objective={loss: hinge, penalty: r1}",
+                ],
+            ),
+        ],
+    )
     def test_it_is_a_start_from_the_newest_checkpoint_with_other_noise(
-        self, shapes_shards, tmp_path, processes, lagged, capfd
+        self, shapes_shards, tmp_path, processes, lagged, more, capfd
     ):
         plants = [Plant("critic", (8,), 1, processes - 1, "infinite loss")]
+        until = {steps: [*self._until(steps), *more] for steps in (6, 10)}
         told = in_processes(
-            processes, tmp_path / "a", run, shapes_shards, tmp_path / "rolled", self._until(10), plants, lagged
+            processes, tmp_path / "a", run, shapes_shards, tmp_path / "rolled", until[10], plants, lagged
         )
         assert [(outcome.status, outcome.rollbacks) for outcome in told] == [("finished", 1)] * processes
         (said,) = [line for line in capfd.readouterr().err.splitlines() if "rollback" in line]
         assert said.endswith("it was not applied; rollback 1 of 3, to step 6") and "after step 8" in said
         other = tmp_path / "fresh"
-        in_processes(processes, tmp_path / "b", run, shapes_shards, other, self._until(6), [], lagged)
+        in_processes(processes, tmp_path / "b", run, shapes_shards, other, until[6], [], lagged)
         _count_a_rollback(other / "checkpoints" / "00000006" / "state.json")
-        in_processes(processes, tmp_path / "c", run, shapes_shards, other, self._until(10), [], lagged)
+        in_processes(processes, tmp_path / "c", run, shapes_shards, other, until[10], [], lagged)
         assert_same_weights(tmp_path / "rolled", other, 10)
+        if more:
+            assert 0 < lines(other)[-1]["augment/strength"] < 1
         assert without_machine(tmp_path / "rolled") == without_machine(other)
         assert [line["step"] for line in lines(other)] == [4, 8, 10]
         grids = [
