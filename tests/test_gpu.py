@@ -72,6 +72,16 @@ def test_cuda_follows_the_cpu_in_fp64(shapes_shards, tmp_path):
     assert worst_difference(tmp_path / "cpu", tmp_path / "cuda") < 1e-8
 
 
+def test_a_run_begun_on_the_cpu_goes_on_on_cuda(tmp_path, shapes_shards):
+    """One that grows, stopped in the middle of a fade-in."""
+    common = ["--config", TINY.parent / "growing.yaml", f"data.shards={shapes_shards}", "train.precision=fp64"]
+    for name, until in (("whole", {"cpu": 8}), ("halves", {"cpu": 6, "cuda": 8})):
+        for device, steps in until.items():
+            settings = [f"run_dir={tmp_path / name}", f"train.device={device}", f"train.length={steps} steps"]
+            train(*common, *settings, "train.compile=false", "--allow-config-change")
+    assert worst_difference(tmp_path / "whole", tmp_path / "halves") < 1e-8
+
+
 @pytest.mark.parametrize("compiled", ["false", "true"])
 def test_the_doctor_tells_how_busy_the_device_is(shapes_shards, tmp_path, capsys, compiled):
     settings = [f"data.shards={shapes_shards}", f"run_dir={tmp_path / 'run'}", f"train.compile={compiled}"]
