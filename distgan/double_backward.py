@@ -6,9 +6,10 @@ convolution of v whose output has the gradient g: as many multiplications as ano
 
 Torch's own (`aten::_convolution_double_backward`) makes the second as a convolution of v by a kernel of the size of g,
 batch and maps exchanged. For kernels as large as the image cuDNN has no good algorithm: on an H200 that was 94 % of
-a step of `progressive` at 1024 pixels (torch 2.11, bf16). Here it is `aten::convolution_backward`, which libraries are
-made for. What is computed is the same, in eager and in compiled code, for all kinds of convolutions, any number of
-times over; StyleGAN2-ADA's code replaces the whole convolution for this.
+a step of `progressive` at 1024 pixels (torch 2.11, bf16). On CPUs in bf16 it is wrong for some numbers of images
+(docs/log.md). Here it is `aten::convolution_backward`, which libraries are made for. What is computed is the same, in
+eager and in compiled code, for all kinds of convolutions, any number of times over; StyleGAN2-ADA's code replaces the
+whole convolution for this.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from distgan import double_backward, exit_status
+from distgan import exit_status
 from distgan.compiling import compile_or_fall_back
 from distgan.config import Config, flatten, process_conflicts, raise_mistakes
 from distgan.errors import ConfigError
@@ -82,7 +82,6 @@ class Runtime:
             warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)  # train.tf32 was asked
         else:
             torch.set_num_threads(self.cores)
-        double_backward.install()
         self._require_one(config)
 
     def _watch(self, config: Config) -> Watchdog | Idle:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from distgan import randomness
-from distgan.networks.minibatch import group_size
+from distgan import double_backward, randomness
 from distgan.networks.norms import batch_norms
 from distgan.networks.recomputing import recomputes
 from distgan.objectives.by_hand import Passed, Whole, attach, attach_stages, pass_both_ways
@@ -22,10 +20,6 @@ INNER_SCALE = 16.0
 changes no bit of it in float32 and bfloat16, far from the ends of their range; in float16 it keeps entries from
 vanishing where the critic is flat, and has room to grow where it is steep (benchmarks/inner_gradient.py,
 docs/penalty.md)."""
-
-
-ENOUGH = 16
-"""Images, with which torch counts right (`_is_miscounted`)."""
 
 
 class CriticObjective(nn.Module):
@@ -50,6 +44,7 @@ class CriticObjective(nn.Module):
         """`augmentation` (pictures, keys, role) changes reals and fakes before anything else: D and its penalty see
         T(x) and T(x~) in their place."""
         super().__init__()
+        double_backward.install()
         self.critic = critic
         self.augmentation = augmentation
         self.loss = LOSSES[loss].critic
@@ -169,12 +164,8 @@ class CriticObjective(nn.Module):
             "critic/grad_norm_histogram": norm_counts(detached),
         }
 
-    def _scores(
-        self, images: Tensor, labels: Tensor | None, keys: Tensor, roles: tuple[str, ...], *, spare: int = 0
-    ) -> Tensor:
+    def _scores(self, images: Tensor, labels: Tensor | None, keys: Tensor, roles: tuple[str, ...]) -> Tensor:
         """Scores of several groups of N pictures in one forward; each role has its own dropout.
-
-        `spare`: with so many images more in it, whose scores are left out.
 
         A critic with batch norm sees each group alone, as DCGAN and WGAN have it: together, it would be trained as
         one function and used by the generator, whose pictures come alone, as another.
@@ -184,10 +175,7 @@ class CriticObjective(nn.Module):
             return torch.cat([self._scores(group, labels, keys, (role,)) for group, role in groups])
         repeated = None if labels is None else labels.repeat(len(roles))
         subkeys = torch.cat([randomness.subkeys(keys, role) for role in roles])
-        if spare:
-            images, repeated, subkeys = (_extended(rows, spare) for rows in (images, repeated, subkeys))
         scores = self.critic(images, repeated, subkeys)
-        scores = scores[:-spare] if spare else scores
         return scores if scores.dtype == torch.float64 else scores.float()
 
     def _input_gradient(self, real: Tensor, fake: Tensor, labels: Tensor | None, keys: Tensor) -> Tensor:
@@ -201,10 +189,9 @@ class CriticObjective(nn.Module):
         """
         points = self._points(real, fake, keys)
         roles = tuple(f"penalty {i}" for i in range(self.penalty.copies))
-        spare = _spares(len(points), group_size(self.critic)) if _is_miscounted(points) else 0
 
         def scaled_sum(x: Tensor) -> Tensor:
-            return INNER_SCALE * self._scores(x, labels, keys, roles, spare=spare).sum()
+            return INNER_SCALE * self._scores(x, labels, keys, roles).sum()
 
         if (recomputes(self.critic) or self._apart) and torch.is_grad_enabled():
             points.requires_grad_()
@@ -221,22 +208,3 @@ def _working_dtype(like: Tensor) -> torch.dtype:
     """In which convolutions of float32 pictures work now."""
     kind = like.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype
-
-
-def _is_miscounted(points: Tensor) -> bool:
-    """Whether a double backward would go through convolutions that torch gets wrong.
-
-    On CPUs, for bfloat16 and an even number of images below 16, the weight gradient of the double backward of a 3 x 3
-    convolution of stride 1 is unrelated to the right one (torch 2.14, oneDNN; docs/log.md). More images help."""
-    is_short = len(points) < ENOUGH and len(points) % 2 == 0
-    return is_short and points.device.type == "cpu" and _working_dtype(points) == torch.bfloat16
-
-
-def _spares(count: int, group: int) -> int:
-    """The fewest images that are whole groups and make of an even `count` an odd one, or enough."""
-    return group if group % 2 else math.ceil((ENOUGH - count) / group) * group
-
-
-def _extended(rows: Tensor | None, spare: int) -> Tensor | None:
-    """With so many more at the end, copies of the last one."""
-    return None if rows is None else torch.cat([rows, rows[-1:].detach().repeat_interleave(spare, dim=0)])
