@@ -174,7 +174,13 @@ def step(options: Options, seconds: float) -> Part:
         "--modes",
         "exact work-saving",
     ]
-    modes = ["exact work-saving", "+ channels_last", "+ tf32", "+ bf16", "bf16, compiled"]  # to compile more takes minutes
+    modes = [
+        "exact work-saving",
+        "+ channels_last",
+        "+ tf32",
+        "+ bf16",
+        "bf16, compiled",
+    ]  # to compile more takes minutes
     size = small if options.tiny else ["--quick", "--modes", *modes]
     return _with_json(["-m", "benchmarks.step", "--device", options.device, *size, "--json"], seconds)
 
