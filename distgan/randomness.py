@@ -60,9 +60,27 @@ def subkeys(keys: Tensor, purpose: str) -> Tensor:
     return _mix(keys ^ _purpose(purpose))
 
 
+def _states(keys: Tensor, count: int) -> Tensor:
+    """The first states of the sequence of each key, int64 [N, count]."""
+    return keys[:, None] + torch.arange(1, count + 1, dtype=torch.int64, device=keys.device) * _GOLDEN
+
+
+_opaque_states = torch.library.custom_op("distgan::states", _states, mutates_args=())
+"""For compiled code. The compiler takes the product of a range and a constant for the computation of an index, which on
+CUDA has 32 bits (torch 2.11: "Scalar -7046029254386353131 is out of range for type int32")."""
+
+
+@_opaque_states.register_fake
+def _(keys: Tensor, count: int) -> Tensor:
+    return keys.new_empty((keys.shape[0], count))
+
+
 def _bits(keys: Tensor, purpose: str, shape: tuple[int, ...]) -> Tensor:
-    counter = torch.arange(1, math.prod(shape) + 1, dtype=torch.int64, device=keys.device)
-    return _mix(subkeys(keys, purpose)[:, None] + counter * _GOLDEN).view(keys.shape[0], *shape)
+    keys = subkeys(keys, purpose)
+    if not shape:
+        return _mix(keys + _GOLDEN)
+    states = _opaque_states if torch.compiler.is_compiling() else _states
+    return _mix(states(keys, math.prod(shape))).view(keys.shape[0], *shape)
 
 
 def uniform(keys: Tensor, purpose: str, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
