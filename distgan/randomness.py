@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -52,7 +53,18 @@ def _purpose(name: str) -> int:
 
 def image_keys(base: int, positions: Tensor) -> Tensor:
     """One int64 key an image, from the key of a batch and the images' positions [N] in the global batch."""
-    return _mix(_mix(positions.to(torch.int64) * _GOLDEN) ^ base)
+    return _mix(hashed(positions) ^ base)
+
+
+def hashed(positions: Tensor) -> Tensor:
+    """What `keys_of_batches` wants to know of positions [N], int64 [N]."""
+    return _mix(positions.to(torch.int64) * _GOLDEN)
+
+
+def keys_of_batches(bases: Sequence[int], hashed: Tensor) -> Tensor:
+    """The `image_keys` of several batches, one after the other, from what is `hashed` of their common positions [N]:
+    int64 [len(bases) * N]. As many operators as for one."""
+    return _mix(torch.cat([hashed ^ base for base in bases]))
 
 
 def subkeys(keys: Tensor, purpose: str) -> Tensor:
