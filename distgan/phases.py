@@ -114,7 +114,7 @@ def gradients(
         with runtime.without_reduction(phase.objective, number < len(parts) or not reduced):
             with runtime.autocast():
                 loss, metrics = phase.objective(**arguments)
-            phase.scaler.scale(loss * _one_if_finite(loss) * share).backward()
+            phase.scaler.scale(loss * _if_finite(share, loss)).backward()
         found.append((metrics, share))
     phase.scaler.unscale_(phase.optimizer)  # an overflow on one process is reduced to all, so that all skip alike
     return found
@@ -341,9 +341,9 @@ class Phases:
         )
 
 
-def _one_if_finite(loss: Tensor) -> Tensor:
-    """A factor that changes no bit of a finite loss and its gradient, and makes all others NaN: 1, or NaN."""
-    return 1 + 0 * loss.detach()
+def _if_finite(share: float, loss: Tensor) -> Tensor:
+    """The share, or NaN where the loss is not finite."""
+    return share + 0 * loss.detach()
 
 
 def _skipped(phase: Phase, tried: dict[str, int]) -> int:

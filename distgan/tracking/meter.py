@@ -37,6 +37,7 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         self.is_maximum = torch.tensor([name in MAXIMA for name in NAMES] + [False] * CELLS, device=device)
+        self._missing = torch.zeros((), device=device)
         self._folded = self._empty()
         self._local = self._empty()
         self._present: dict[tuple[str, ...], Tensor] = {}
@@ -48,8 +49,7 @@ class Meter:
     def add(self, parts: dict[str, Tensor], weight: float, left_out: Tensor | None = None) -> None:
         """Adds the metrics of a micro-batch that is `weight` of an update of this process; nothing where `left_out`, a
         bool scalar, says that the update was skipped (on all processes)."""
-        missing = torch.zeros((), device=self.is_maximum.device)
-        values = torch.stack([parts.get(name, missing).double() for name in NAMES])
+        values = torch.stack([parts.get(name, self._missing) for name in NAMES]).double()
         counts = parts[HISTOGRAM].double() if HISTOGRAM in parts else values.new_zeros(CELLS)
         present = weight * self._presence(tuple(parts))
         if left_out is not None:

@@ -196,7 +196,8 @@ def test_a_compiled_update_is_one_graph_that_is_made_once(settings, in_stages):
     eager, objective = CriticObjective(critic, every=2), CriticObjective(critic, every=2)
     counter = CompileCounterWithBackend("aot_eager")
     compiler = functools.partial(torch.compile, backend=counter, fullgraph=True, dynamic=False)
-    objective.use_compiler(compiler, in_stages=in_stages)
+    objective.in_stages = in_stages
+    objective.use_compiler(compiler)
     inputs = inputs_of(28, 2)
     assert not any(made.requires_grad for made in eager.gradients(**inputs)[2]), "it would be differentiated again"
     for update in range(4):
