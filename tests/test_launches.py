@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
-import torch
 from launching import TINY
 from planting import fused
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -62,6 +61,7 @@ def operators_of_a_step(settings: list[str], monkeypatch) -> Counter[str]:
 
     monkeypatch.setattr(phases_module, "make_optimizer", fused)
     monkeypatch.setattr(runtime_module, "compile_or_fall_back", compiled)
+    monkeypatch.setattr(runtime_module, "cores_of_a_process", lambda _: 1)  # what torch's threads are here already
     config = load_config([TINY], ["data.shards=none", "run_dir=none", *SETTINGS, *settings])
     steps = Steps(config, Runtime(config))
     device = steps.phases.runtime.device
@@ -81,10 +81,10 @@ def operators_of_a_step(settings: list[str], monkeypatch) -> Counter[str]:
 
 @pytest.mark.parametrize(
     ("settings", "most"),
-    [([], 1260), (["train.compile=true"], 340), (["critic.norm=layer"], 3020)],
+    [([], 1230), (["train.compile=true"], 319), (["critic.norm=layer"], 2980)],
     ids=["eager", "compiled", "by autograd"],
 )
 def test_a_step_has_no_more_operators_than_it_needs(settings, most, monkeypatch):
-    """5 updates of the critic and one of the generator. Two more in each update are too many."""
+    """5 updates of the critic and one of the generator. Three more in each update are too many."""
     found = operators_of_a_step(settings, monkeypatch)
     assert most / 2 < found.total() <= most, found.most_common(30)
