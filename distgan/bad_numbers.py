@@ -9,6 +9,7 @@ squares, and one infinity in it would hold a weight where it is for ever.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import NamedTuple
 
@@ -164,7 +165,7 @@ def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 def are_finite(tensors: list[Tensor]) -> Tensor:
     """Whether the sum of squares of each tensor is, bool [tensors]; waits for nothing."""
-    return torch.stack(torch._foreach_norm(tensors, 2)).isfinite()
+    return torch.stack(torch._foreach_norm(tensors, 2)) < math.inf
 
 
 def _step_unless(held: Tensor, optimizer: torch.optim.Optimizer) -> None:

@@ -28,6 +28,22 @@ JUDGED = 20
 """Updates over which it is judged whether a network can be trained in fp16 at all."""
 
 
+class Noise(NamedTuple):
+    """What is random about the images of one update of one process, or of several updates one after the other."""
+
+    keys: Tensor
+    """Image keys int64 [n], of which all else is a function."""
+    latent: Tensor | None
+    """[n, latent]; None where an update is made in several micro-batches, each of which draws its own."""
+    mirrored: Tensor | None
+    """Whether a real picture is, bool [n]; None where none is."""
+
+    def split(self, size: int) -> list[Noise]:
+        """Of each update of `size` images."""
+        parts = [[None] * (len(self.keys) // size) if part is None else part.split(size) for part in self]
+        return [Noise(*each) for each in zip(*parts, strict=True)]
+
+
 class Inputs(NamedTuple):
     """What one update of one process works on; row i is one position of the global batch."""
 
@@ -37,6 +53,12 @@ class Inputs(NamedTuple):
     """int64 [n], or None without classes."""
     keys: Tensor
     """Image keys int64 [n]: all that is random about an image follows from its key."""
+    latent: Tensor | None = None
+    """[n, latent], or None where they are still to be drawn by the keys."""
+
+    def seen(self) -> dict[str, Tensor | None]:
+        """What both objectives take of it."""
+        return {"real": self.real, "labels": self.labels, "keys": self.keys}
 
     def split(self, size: int) -> Iterator[Inputs]:
         """Micro-batches of at most `size` images."""
@@ -92,7 +114,7 @@ def gradients(
         with runtime.without_reduction(phase.objective, number < len(parts) or not reduced):
             with runtime.autocast():
                 loss, metrics = phase.objective(**arguments)
-            phase.scaler.scale(loss * _one_if_finite(loss) * share).backward()
+            phase.scaler.scale(loss * _if_finite(share, loss)).backward()
         found.append((metrics, share))
     phase.scaler.unscale_(phase.optimizer)  # an overflow on one process is reduced to all, so that all skip alike
     return found
@@ -122,6 +144,7 @@ class Phases:
         self.local = stage.batch_size // runtime.world_size
         self.micro_batch = min(self.config.train.micro_batch or self.local, self.local)
         self.positions = runtime.rank * self.local + torch.arange(self.local, device=runtime.device)
+        self._hashed = randomness.hashed(self.positions)
         for network in (self.generator, self._critic):
             network.requires_grad_(False)
             for parameter in in_use(network):
@@ -187,6 +210,19 @@ class Phases:
         """From which, with its position in the global batch, the key of each image follows."""
         again = ("rollback", rollbacks) if rollbacks else ()
         return randomness.key(self.config.seed, phase.name, step, repeat, *again)
+
+    def noise(self, step: int, rollbacks: int = 0) -> dict[str, list[Noise]]:
+        """Of all updates of each phase in one step, drawn at once: a device takes as long to be told of one draw for
+        all as of one for each."""
+        updates = [(phase, repeat) for phase in self for repeat in range(phase.repeats)]
+        bases = [self.batch_key(phase, step, repeat, rollbacks) for phase, repeat in updates]
+        parts = iter(self.noise_of(randomness.keys_of_batches(bases, self._hashed)).split(self.local))
+        return {phase.name: [next(parts) for _ in range(phase.repeats)] for phase in self}
+
+    def noise_of(self, keys: Tensor) -> Noise:
+        """What follows from image keys [n]."""
+        latent = self.latent(keys) if self.micro_batch == self.local else None
+        return Noise(keys, latent, randomness.uniform(keys, "flip") < 0.5 if self.config.data.flip else None)
 
     def begin(self, phase: Phase, done: float) -> None:
         """Only the parameters of the phase's network get gradients, at the learning rate of now (`done`: share of
@@ -262,13 +298,16 @@ class Phases:
         generator would have compiled anew."""
         draw = self._draw if as_in_updates else self.generator
         with self.runtime.autocast():
-            return draw(self.latent(part.keys), part.labels).to(self.runtime.dtype)
+            return draw(self._latent(part), part.labels).to(self.runtime.dtype)
+
+    def _latent(self, part: Inputs) -> Tensor:
+        return self.latent(part.keys) if part.latent is None else part.latent
 
     def _critic_phase(self, critic: nn.Module) -> Phase:
         config, every = self.config, self.config.objective.every
 
         def arguments(part: Inputs, update: int) -> dict:
-            return {"fake": self.generate(part), **part._asdict(), "penalise": update % every == 0}
+            return {"fake": self.generate(part), **part.seen(), "penalise": update % every == 0}
 
         return Phase(
             name="critic",
@@ -287,7 +326,7 @@ class Phases:
         config = self.config
 
         def arguments(part: Inputs, update: int) -> dict:
-            return {"latent": self.latent(part.keys), **part._asdict()}
+            return {"latent": self._latent(part), **part.seen()}
 
         return Phase(
             name="generator",
@@ -302,9 +341,9 @@ class Phases:
         )
 
 
-def _one_if_finite(loss: Tensor) -> Tensor:
-    """A factor that changes no bit of a finite loss and its gradient, and makes all others NaN: 1, or NaN."""
-    return 1 + 0 * loss.detach()
+def _if_finite(share: float, loss: Tensor) -> Tensor:
+    """The share, or NaN where the loss is not finite."""
+    return share + 0 * loss.detach()
 
 
 def _skipped(phase: Phase, tried: dict[str, int]) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -52,7 +53,18 @@ def _purpose(name: str) -> int:
 
 def image_keys(base: int, positions: Tensor) -> Tensor:
     """One int64 key an image, from the key of a batch and the images' positions [N] in the global batch."""
-    return _mix(_mix(positions.to(torch.int64) * _GOLDEN) ^ base)
+    return _mix(hashed(positions) ^ base)
+
+
+def hashed(positions: Tensor) -> Tensor:
+    """What `keys_of_batches` wants to know of positions [N], int64 [N]."""
+    return _mix(positions.to(torch.int64) * _GOLDEN)
+
+
+def keys_of_batches(bases: Sequence[int], hashed: Tensor) -> Tensor:
+    """The `image_keys` of several batches, one after the other, from what is `hashed` of their common positions [N]:
+    int64 [len(bases) * N]. As many operators as for one."""
+    return _mix(torch.cat([hashed ^ base for base in bases]))
 
 
 def subkeys(keys: Tensor, purpose: str) -> Tensor:
@@ -60,9 +72,27 @@ def subkeys(keys: Tensor, purpose: str) -> Tensor:
     return _mix(keys ^ _purpose(purpose))
 
 
+def _states(keys: Tensor, count: int) -> Tensor:
+    """The first states of the sequence of each key, int64 [N, count]."""
+    return keys[:, None] + torch.arange(1, count + 1, dtype=torch.int64, device=keys.device) * _GOLDEN
+
+
+_opaque_states = torch.library.custom_op("distgan::states", _states, mutates_args=())
+"""For compiled code. The compiler takes the product of a range and a constant for the computation of an index, which on
+CUDA has 32 bits (torch 2.11: "Scalar -7046029254386353131 is out of range for type int32")."""
+
+
+@_opaque_states.register_fake
+def _(keys: Tensor, count: int) -> Tensor:
+    return keys.new_empty((keys.shape[0], count))
+
+
 def _bits(keys: Tensor, purpose: str, shape: tuple[int, ...]) -> Tensor:
-    counter = torch.arange(1, math.prod(shape) + 1, dtype=torch.int64, device=keys.device)
-    return _mix(subkeys(keys, purpose)[:, None] + counter * _GOLDEN).view(keys.shape[0], *shape)
+    keys = subkeys(keys, purpose)
+    if not shape:
+        return _mix(keys + _GOLDEN)
+    states = _opaque_states if torch.compiler.is_compiling() else _states
+    return _mix(states(keys, math.prod(shape))).view(keys.shape[0], *shape)
 
 
 def uniform(keys: Tensor, purpose: str, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:

@@ -15,7 +15,7 @@ from distgan.data.place import Place
 from distgan.data.stream import Batch, BatchStream
 from distgan.errors import DataError
 from distgan.networks.growth import shrunk
-from distgan.phases import Inputs, Phases
+from distgan.phases import Inputs, Noise, Phases
 from distgan.runtime import Runtime
 
 
@@ -59,9 +59,9 @@ class Reader:
         """Time that training has waited for pictures since its start, or since it went back."""
         return self._waited + self._stream.wait_seconds
 
-    def read(self, keys: Tensor) -> Inputs:
-        """The next batch, its images with these keys."""
-        self.newest = self.prepare(next(self._stream), keys)
+    def read(self, noise: Noise) -> Inputs:
+        """The next batch, what is random about it drawn already."""
+        self.newest = self._prepared(next(self._stream), noise)
         return self.newest
 
     def held_out(self, step: int) -> Inputs | None:
@@ -74,13 +74,15 @@ class Reader:
 
     def prepare(self, batch: Batch, keys: Tensor) -> Inputs:
         """On the device, in [-1, 1], at the resolution of now, and mirrored by the keys."""
+        return self._prepared(batch, self._phases.noise_of(keys))
+
+    def _prepared(self, batch: Batch, noise: Noise) -> Inputs:
         data = self._config.data
         labels = batch.labels.to(self._runtime.device, non_blocking=True) if data.classes else None
         real = shrunk(self._runtime.images(batch.pixels), self._phases.stage.resolution, self._phases.share)
-        if data.flip:
-            mirrored = randomness.uniform(keys, "flip") < 0.5
-            real = torch.where(mirrored[:, None, None, None], real.flip(-1), real)
-        return Inputs(real, labels, keys)
+        if noise.mirrored is not None:
+            real = torch.where(noise.mirrored[:, None, None, None], real.flip(-1), real)
+        return Inputs(real, labels, noise.keys, noise.latent)
 
     def count_replaced(self) -> int | None:
         """With data.bad_pictures replace: bad pictures that this start has replaced, of all processes. Raises

@@ -134,8 +134,9 @@ class Runtime:
 
     def wrap(self, objective: nn.Module) -> nn.Module:
         """The objective under DDP (with several processes), compiled if asked."""
+        objective.in_stages = self.world_size > 1
         if self.compiles:
-            objective.use_compiler(self.compiled, in_stages=self.world_size > 1)
+            objective.use_compiler(self.compiled)
         # A weight of one input channel has strides of both formats at once: nothing to be warned of.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         with warnings.catch_warnings():  # newer torch names the option anew; accelerate knows only the old name

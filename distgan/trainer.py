@@ -21,7 +21,7 @@ from distgan.evidence import Evidence, way_out
 from distgan.judging import Judging
 from distgan.measurements import Measurements
 from distgan.periodic import Clock, Periodic, TimeLimit
-from distgan.phases import Inputs, Phase, Phases
+from distgan.phases import Inputs, Noise, Phase, Phases
 from distgan.reading import Reader
 from distgan.recorder import Recorder
 from distgan.restoring import Restorer
@@ -274,13 +274,14 @@ class Trainer:
         """`critic_steps` updates of the critic and one of the generator, beside which the processes vote."""
         done = self.progress.step / self._course.steps
         self.phases.grow(self.progress.step)
+        noise = self.phases.noise(self.progress.step, self.progress.rollbacks)
         for phase in self.phases:
             if not phase.fresh_reals:
                 vote.cast()
             self.phases.begin(phase, done)
             for repeat in range(phase.repeats):
                 self._mark("reading the batch", phase.name, repeat + 1)
-                inputs = self._read(phase, repeat)
+                inputs = self._read(phase, noise[phase.name][repeat])
                 self._mark("gradients", phase.name, repeat + 1)
                 found = self.phases.gradients(phase, inputs, self.progress.step * phase.repeats + repeat)
                 self._mark("applying them", phase.name, repeat + 1)
@@ -316,11 +317,10 @@ class Trainer:
             strength=None if augmentation is None else augmentation.strength.clone(),
         )
 
-    def _read(self, phase: Phase, repeat: int) -> Inputs:
-        keys = self.phases.keys(phase, self.progress.step, repeat, self.progress.rollbacks)
+    def _read(self, phase: Phase, noise: Noise) -> Inputs:
         if not phase.fresh_reals:
-            return self.reader.newest._replace(keys=keys)
-        return self.reader.read(keys)
+            return self.reader.newest._replace(keys=noise.keys, latent=noise.latent)
+        return self.reader.read(noise)
 
     def _answer(self, bad: BadUpdate) -> None:
         """Goes back to the newest checkpoint where the config says so. Else keeps what is needed to study the update,

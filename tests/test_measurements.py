@@ -95,7 +95,7 @@ def see_brightness(rank: int, shards: Path, folder: Path) -> Brightness:
         return images.mean((1, 2, 3))
 
     with trainer.reader.at(0, 0):
-        trainer.reader.read(trainer.phases.keys(trainer.phases.critic_phase, 0, 0))
+        trainer.reader.read(trainer.phases.noise(0)["critic"][0])
         trainer.critic.forward = brightness
         before = [buffer.clone() for buffer in trainer.generator.buffers()]
         told, waited = trainer.measurements.take(1)

@@ -207,6 +207,33 @@ def test_a_permutation_holds_each_number_once(base, count):
     assert order.dtype == torch.int64 and sorted(order.tolist()) == list(range(count))
 
 
+def draws(keys: torch.Tensor) -> list[torch.Tensor]:
+    found = (draw(keys, "a", shape) for draw in (randomness.uniform, randomness.normal) for shape in ((), (2,), (3, 5)))
+    return [randomness.subkeys(keys, "a"), *found]
+
+
+def test_the_compiler_meets_no_range_of_numbers_to_multiply():
+    """It would take the product for an index, in 32 bits on CUDA."""
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph
+
+    found = torch.compile(draws, backend=backend, dynamic=False, fullgraph=True)(KEYS[:7])
+    assert all(torch.equal(*pair) for pair in zip(found, draws(KEYS[:7]), strict=True))
+    (graph,) = graphs
+    assert not [node for node in graph.graph.nodes if "arange" in str(node.target)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_compiles_the_draws():
+    found = torch.compile(draws, dynamic=False)(KEYS.cuda())
+    for got, wanted in zip(found, draws(KEYS), strict=True):
+        torch.testing.assert_close(got.cpu(), wanted, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_draws_the_same_bits():

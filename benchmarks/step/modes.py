@@ -92,7 +92,7 @@ class Ours:
         """Leaves the gradients of the critic's loss in `.grad`, from given fakes."""
         phase = self._phases.critic_phase
         inputs = self._steps.inputs._replace(keys=self.keys)
-        self._differentiate(phase, {"fake": self._fake, **inputs._asdict(), "penalise": True})
+        self._differentiate(phase, {"fake": self._fake, **inputs.seen(), "penalise": True})
 
     def generator_update(self) -> None:
         """Leaves the gradients of the generator's loss in `.grad`."""

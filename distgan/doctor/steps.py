@@ -154,10 +154,12 @@ class Steps:
 
     def take(self, number: int) -> None:
         """One step: the critic's updates and the generator's."""
+        noise = self.phases.noise(number)
         for phase in self.phases:
             self.phases.begin(phase, 0.0)
             for repeat in range(phase.repeats):
-                inputs = self.inputs._replace(keys=self.phases.keys(phase, number, repeat))
+                drawn = noise[phase.name][repeat]
+                inputs = self.inputs._replace(keys=drawn.keys, latent=drawn.latent)
                 self.phases.gradients(phase, inputs, number * phase.repeats + repeat)
                 update = Update(phase.name, number, repeat + 1, 0, 0.0, None, [])
                 if (left_out := self.phases.apply(phase, update)) is not None:

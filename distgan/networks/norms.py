@@ -95,9 +95,9 @@ class GlobalBatchNorm(nn.Module):
 
     def _alone(self, x: Tensor) -> Tensor:
         """By torch's kernels, which pass over memory less often than `_together`."""
-        mean, unbiased = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
-        normalised = F.batch_norm(x, mean, unbiased, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
-        self._track(mean, unbiased)
+        found = self.running_mean.new_zeros(2, self.features)
+        normalised = F.batch_norm(x, *found, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
+        self._track(found)
         return normalised
 
     def _together(self, x: Tensor, count: int) -> Tensor:
@@ -108,7 +108,7 @@ class GlobalBatchNorm(nn.Module):
         centred = wide - _channelwise(centre, x)
         moments = self.average(torch.stack([centred.mean(over), centred.square().mean(over)]))
         mean, variance = moments[0] + centre, (moments[1] - moments[0].square()).clamp(min=0)
-        self._track(mean, variance * (count / (count - 1)))
+        self._track(torch.stack([mean, variance * (count / (count - 1))]))
         scale = torch.rsqrt(variance + self.eps)
         scale = scale if self.weight is None else scale * self.weight
         normalised = (wide - _channelwise(mean, x)) * _channelwise(scale, x)
@@ -116,15 +116,16 @@ class GlobalBatchNorm(nn.Module):
         return shifted.to(x.dtype)
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, unbiased: Tensor) -> None:
+    def _track(self, found: Tensor) -> None:
+        """Takes in the mean and the unbiased variance of a batch, [2, C]."""
         if not self.tracks:
             return
-        # Lists, because torch.func refuses the single-tensor forms: they would change a captured tensor.
         running = [self.running_mean, self.running_var]
-        found = [new.detach().to(old.dtype) for new, old in zip((mean, unbiased), running, strict=True)]
+        before, found = torch.stack(running), found.detach().to(self.running_mean.dtype)
         # What overflowed, in an update that fp16 skips, must not stay here for good.
-        current = [torch.where(new.isfinite(), new, old) for new, old in zip(found, running, strict=True)]
-        torch._foreach_lerp_(running, current, self.momentum)
+        current = torch.where(found.abs() < math.inf, found, before)
+        # Lists, because torch.func refuses the single-tensor forms: they would change a captured tensor.
+        torch._foreach_lerp_(running, list(current), self.momentum)
         torch._foreach_add_([self.num_batches_tracked], 1)
 
     def extra_repr(self) -> str:

@@ -85,33 +85,47 @@ class _Tangent:
 
 
 class _Stage(torch.autograd.Function):
-    """The loss as it is; its backward brings the tangent through a link and makes the gradients of its parameters."""
+    """The loss as it is; its backward brings the tangent through links and makes the gradients of their parameters."""
 
     @staticmethod
-    def forward(ctx, loss: Tensor, tangent: _Tangent, link: Link, rows: Rows, *parameters: Tensor) -> Tensor:
-        ctx.work = tangent, link, rows
+    def forward(ctx, loss: Tensor, tangent: _Tangent, links: list[Link], rows: Rows, *parameters: Tensor) -> Tensor:
+        ctx.work = tangent, links, rows
         return loss.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, by_loss: Tensor) -> tuple[Tensor | None, ...]:
-        tangent, link, rows = ctx.work
+        tangent, links, rows = ctx.work
         del ctx.work
+        gradients: list[Tensor] = []
         with torch.no_grad(), torch.autocast(by_loss.device.type, enabled=False):
-            tangent.through(link, rows)
-            gradients = _cast(link, rows)
+            for link in links:
+                tangent.through(link, rows)
+                gradients += _cast(link, rows)
             scaled = torch._foreach_mul(gradients, by_loss) if gradients else []
         return by_loss, None, None, None, *scaled
 
 
-def attach_stages(loss: Tensor, passed: Passed) -> Tensor:
+def attach_stages(loss: Tensor, passed: Passed, apart: bool) -> Tensor:
     """The loss, whose backward makes the gradients link after link from the pictures on.
 
-    While DDP reduces those of one link, those of the next are made."""
-    tangent = _Tangent(passed.tangent)
-    for link in reversed(passed.chain.links):
-        loss = _Stage.apply(loss, tangent, link, passed.rows, *link.parameters())
+    `apart`: autograd is given those of one link at a time, so that while DDP reduces them those of the next are made;
+    else all together."""
+    tangent, links = _Tangent(passed.tangent), list(passed.chain.links)
+    for part in reversed(_parted(links) if apart else [links]):
+        parameters = [parameter for link in part for parameter in link.parameters()]
+        loss = _Stage.apply(loss, tangent, part, passed.rows, *parameters)
     return loss
+
+
+def _parted(links: list[Link]) -> list[list[Link]]:
+    """Each link that has parameters, after those before it that have none."""
+    parts: list[list[Link]] = [[]]
+    for link in links:
+        parts[-1].append(link)
+        if link.parameters():
+            parts.append([])
+    return [part for part in parts if part]
 
 
 class _Made(torch.autograd.Function):

@@ -53,6 +53,9 @@ class CriticObjective(nn.Module):
         self.weight, self.target, self.drift = weight * every, target, drift
         self._is_chained = critic.piecewise_linear and not recomputes(critic)
         """Whether gradients are made by hand; not where activations are to be let go, as a chain keeps them all."""
+        self.in_stages = False
+        """Whether a chain's weight gradients, a convolution each, are given to autograd one after the other, also where
+        all else is one graph, so that they can be reduced meanwhile."""
         self._compiled: Callable | None = None
         self._whole = (Whole(self._by_autograd, critic),)  # in a tuple: its parameters are registered already
 
@@ -60,20 +63,18 @@ class CriticObjective(nn.Module):
         """See `compute`."""
         return self.compute(*args, **kwargs)
 
-    def use_compiler(self, compiler: Callable[[Callable], Callable], *, in_stages: bool = False) -> None:
+    def use_compiler(self, compiler: Callable[[Callable], Callable]) -> None:
         """From now on the loss and the gradients of all parameters come from one compiled function. Without a penalty,
         so without a double backward, and in float16, whose loss is scaled, autograd's two are compiled.
 
-        `compiler` makes of a function one that returns the same, as `torch.compile` does. `in_stages`: a chain's weight
-        gradients are left out of the graph, a convolution each, so that they arrive one after the other and can be
-        reduced meanwhile.
+        `compiler` makes of a function one that returns the same, as `torch.compile` does.
 
         A penalty on batch norm is not compiled: what its processes tell each other is differentiated twice."""
         if self.augmentation is not None:
             self._augmented = compiler(self._augmented)
         if self._apart and self.penalty is not None:
             return
-        if self._is_chained and in_stages:
+        if self._is_chained and self.in_stages:
             self._pass = compiler(self._pass)
         elif self._is_chained or self.penalty is not None:
             self._compiled = compiler(self.gradients)
@@ -99,7 +100,7 @@ class CriticObjective(nn.Module):
             return attach(loss, list(self.parameters()), gradients), parts
         if self._is_chained:
             loss, parts, passed = self._pass(*update)
-            return attach_stages(loss, passed), parts
+            return attach_stages(loss, passed, self.in_stages), parts
         return self._by_autograd(*update)
 
     def gradients(

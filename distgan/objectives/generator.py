@@ -31,15 +31,17 @@ class GeneratorObjective(nn.Module):
         self.generator = generator
         self.loss = LOSSES[loss]
         self.augmentation = augmentation
+        self.in_stages = False
+        """Of no effect, as there is no double backward."""
         self._critic = (critic,)  # in a tuple, so that its parameters are not registered (and DDP does not reduce them)
 
     def forward(self, *args: object, **kwargs: object) -> tuple[Tensor, dict[str, Tensor]]:
         """See `compute`; compiled, when `use_compiler` was called."""
         return self.compute(*args, **kwargs)
 
-    def use_compiler(self, compiler: Callable[[Callable], Callable], *, in_stages: bool = False) -> None:
+    def use_compiler(self, compiler: Callable[[Callable], Callable]) -> None:
         """From now on `compute` is compiled. `compiler` makes of a function one that returns the same, as
-        `torch.compile` does; `in_stages` is of no effect, as there is no double backward."""
+        `torch.compile` does."""
         self.compute = compiler(self.compute)
 
     def compute(

@@ -37,9 +37,11 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         self.is_maximum = torch.tensor([name in MAXIMA for name in NAMES] + [False] * CELLS, device=device)
+        self._missing = torch.zeros((), device=device)
+        self._no_counts = torch.zeros(CELLS, dtype=torch.float64, device=device)
         self._folded = self._empty()
         self._local = self._empty()
-        self._present: dict[tuple[str, ...], Tensor] = {}
+        self._known: dict[tuple[tuple[str, ...], float], tuple[Tensor, Tensor]] = {}
 
     def _empty(self) -> Tensor:
         """Row 0: sums, or maxima, and then the counts of the cells; row 1: weights, of which cells have none."""
@@ -48,24 +50,23 @@ class Meter:
     def add(self, parts: dict[str, Tensor], weight: float, left_out: Tensor | None = None) -> None:
         """Adds the metrics of a micro-batch that is `weight` of an update of this process; nothing where `left_out`, a
         bool scalar, says that the update was skipped (on all processes)."""
-        missing = torch.zeros((), device=self.is_maximum.device)
-        values = torch.stack([parts.get(name, missing).double() for name in NAMES])
-        counts = parts[HISTOGRAM].double() if HISTOGRAM in parts else values.new_zeros(CELLS)
-        present = weight * self._presence(tuple(parts))
+        values = torch.stack([parts.get(name, self._missing) for name in NAMES])
+        found = torch.cat([values.double(), parts[HISTOGRAM].double() if HISTOGRAM in parts else self._no_counts])
+        factors, present = self._weights(tuple(parts), weight)
         if left_out is not None:
-            taken = left_out.logical_not().double()
-            values, counts, present = values.masked_fill(left_out, 0.0), counts * taken, present * taken
+            found, present = found.masked_fill(left_out, 0.0), present * left_out.logical_not()
         sums, weights = self._local
-        added, largest = torch.cat([weight * values, counts]), torch.cat([values, counts])
-        sums.copy_(torch.where(self.is_maximum, torch.maximum(sums, largest), sums + added))
+        torch.where(self.is_maximum, torch.maximum(sums, found), sums + factors * found, out=sums)
         weights[: len(NAMES)] += present
 
-    def _presence(self, names: tuple[str, ...]) -> Tensor:
-        """1 for each metric that is among `names`; made once, since a copy to the device is slow."""
-        if names not in self._present:
-            there = [float(name in names) for name in NAMES]
-            self._present[names] = torch.tensor(there, dtype=torch.float64, device=self.is_maximum.device)
-        return self._present[names]
+    def _weights(self, names: tuple[str, ...], weight: float) -> tuple[Tensor, Tensor]:
+        """What each value counts, 1 for a cell; and what it adds to row 1, nothing where it is not among `names`. Made
+        once, since a copy to the device is slow."""
+        if (names, weight) not in self._known:
+            rows = [weight] * len(NAMES) + [1.0] * CELLS, [weight * (name in names) for name in NAMES]
+            made = (torch.tensor(row, dtype=torch.float64, device=self.is_maximum.device) for row in rows)
+            self._known[names, weight] = tuple(made)
+        return self._known[names, weight]
 
     def fold(self, reduce: Reduce) -> None:
         """Adds what all processes gathered (collective: every process must call it)."""

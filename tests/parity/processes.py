@@ -64,7 +64,7 @@ def make_phase(runtime: Runtime, objective: CriticObjective, batch: Batch, every
 
     def arguments(part: Inputs, number: int) -> dict:
         fake = batch.fake[[places[key] for key in part.keys.tolist()]]
-        return {"fake": prepared(fake, runtime), **part._asdict(), "penalise": number % every == 0}
+        return {"fake": prepared(fake, runtime), **part.seen(), "penalise": number % every == 0}
 
     optimizer = torch.optim.SGD(objective.critic.parameters(), lr=1.0)
     objective._is_accelerate_prepared = False  # by the process that this one was forked from
