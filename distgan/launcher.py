@@ -7,8 +7,12 @@ import os
 import re
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distgan.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def launcher() -> int | None:
@@ -101,3 +105,11 @@ def _is_accelerate(command: list[str]) -> bool:
     return "accelerate.commands.launch" in command[:4] or any(
         Path(part).name in ("accelerate", "accelerate-launch") for part in command[:2]
     )
+
+
+def numbered(device: torch.device) -> torch.device:
+    """The device with its number, which accelerate leaves out on one process, and other threads need."""
+    import torch
+
+    is_any = device.type == "cuda" and device.index is None
+    return torch.device("cuda", torch.cuda.current_device()) if is_any else device

@@ -21,7 +21,7 @@ from distgan import exit_status
 from distgan.compiling import compile_or_fall_back
 from distgan.config import Config, flatten, process_conflicts, raise_mistakes
 from distgan.errors import ConfigError
-from distgan.launcher import check_launch, meet_after_restart
+from distgan.launcher import check_launch, meet_after_restart, numbered
 from distgan.networks.norms import batch_norms
 from distgan.reduction import Reduction, sent_bytes
 from distgan.watchdog import Idle, Watchdog, listen, this_process
@@ -61,7 +61,7 @@ class Runtime:
                 InitProcessGroupKwargs(timeout=self.timeout),
             ],
         )
-        self.device = self.accelerator.device
+        self.device = numbered(self.accelerator.device)
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.local_rank = self.accelerator.local_process_index
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))

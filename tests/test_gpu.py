@@ -82,11 +82,18 @@ def test_a_run_begun_on_the_cpu_goes_on_on_cuda(tmp_path, shapes_shards):
     assert worst_difference(tmp_path / "whole", tmp_path / "halves") < 1e-8
 
 
+def test_the_doctor_says_that_a_run_will_be_right_on_cuda(shapes_shards, tmp_path, capsys):
+    assert Runtime(load_config([TINY], ["train.device=cuda"])).device.index is not None
+    settings = [f"data.shards={shapes_shards}", f"run_dir={tmp_path / 'run'}", "train.device=cuda"]
+    assert main(["doctor", "--config", str(TINY), *settings]) == 0, capsys.readouterr().out
+
+
 @pytest.mark.parametrize("compiled", ["false", "true"])
 def test_the_doctor_tells_how_busy_the_device_is(shapes_shards, tmp_path, capsys, compiled):
     settings = [f"data.shards={shapes_shards}", f"run_dir={tmp_path / 'run'}", f"train.compile={compiled}"]
-    assert main(["doctor", "--profile", "--config", str(TINY), *settings, "train.device=cuda"]) == 0
+    status = main(["doctor", "--profile", "--config", str(TINY), *settings, "train.device=cuda"])
     printed = capsys.readouterr().out
+    assert status == 0, printed
     assert "on cuda" in printed and "the device computes in" in printed and "kernels" in printed
 
 

@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from forked import in_processes
 from launching import TINY, command, options
 
 from distgan.config import load_config
 from distgan.errors import ConfigError
+from distgan.launcher import numbered
 from distgan.runtime import Runtime
 
 
@@ -69,3 +71,10 @@ def _start(shards: Path, run: Path, rank: int, place: dict[str, str]) -> subproc
     here = {"RANK": str(rank), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "ACCELERATE_USE_CPU": "true", **place}
     settings = options(env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     return subprocess.Popen(words, **{k: v for k, v in settings.items() if k not in ("capture_output", "timeout")})
+
+
+@pytest.mark.parametrize("given, wanted", [("cuda", "cuda:3"), ("cuda:1", "cuda:1"), ("cpu", "cpu")])
+def test_a_device_has_its_number(monkeypatch, given, wanted):
+    """Accelerate gives one without, on one process, which no other thread can be told to use."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert numbered(torch.device(given)) == torch.device(wanted)
