@@ -81,9 +81,10 @@ def measured(config: Config, stages: Sequence[Stage], steps: int) -> list[dict]:
     """Of each stage the seconds of a step and the most memory of a process."""
     found = []
     for stage in stages:
-        here = config.always(stage.resolution, stage.batch_size)
+        is_grown_into = stage in config.course.stages
+        here = config if is_grown_into else config.always(stage.resolution, stage.batch_size)
         runtime = Runtime(here)
-        taken = Steps(here, runtime)
+        taken = Steps(here, runtime, stage if is_grown_into else None)
         if runtime.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         for number in range(3 if runtime.compiles else 2):
@@ -173,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--steps", type=int, default=5, metavar="N", help="steps that are timed of each stage (default 5)")
     add("--resolutions", nargs="+", type=int, default=[], metavar="R", help="without growing, at each of these")
     add("--json", type=Path, metavar="FILE", help="receives all figures")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     overrides = [word for word in options.words if re.match(r"[\w.]+=", word)]
     paths = [Path(word) for word in options.words if word not in overrides] or sorted(CONFIGS.glob("*.yaml"))
     try:

@@ -58,6 +58,13 @@ def test_the_time_of_a_run_is_the_sum_over_its_stages(capsys, tmp_path):
     assert f"the whole run takes {hours:.3g} hours" in capsys.readouterr().out
 
 
+def test_a_run_is_measured_from_its_first_4_pixels_on(tmp_path):
+    out, few = tmp_path / "found.json", ["growing.start=4", "data.resolution=16", "train.length=30 steps"]
+    assert high_resolution.main([str(GROWING), "--measure", "--json", str(out), "--steps", "1", *few]) == 0
+    stages = json.loads(out.read_text())["measured"]["growing"]
+    assert [stage["resolution"] for stage in stages] == [4, 8, 16]
+
+
 def test_a_run_that_grows_is_measured_at_other_resolutions_too(tmp_path):
     out, few = tmp_path / "found.json", ["train.batch_size=4", "growing.batch_sizes={}"]
     told = ["--measure", "--steps", "1", "--resolutions", "16", "64", "--json", str(out)]

@@ -20,6 +20,7 @@ from distgan.assembly import make_critic, make_generator
 from distgan.averaging import WeightAverage
 from distgan.bad_numbers import Update
 from distgan.config import Config
+from distgan.config.growing import Stage
 from distgan.data.memory import available_memory, taken_memory
 from distgan.doctor.processes import Processes
 from distgan.errors import UserError
@@ -138,7 +139,8 @@ def _measure(config: Config, runtime: Runtime, outcome: Outcome) -> None:
 class Steps:
     """What the trainer has on the device, and its step, with drawn pictures of the right shape."""
 
-    def __init__(self, config: Config, runtime: Runtime) -> None:
+    def __init__(self, config: Config, runtime: Runtime, stage: Stage | None = None) -> None:
+        """`stage`: one of the run's, whose steps these are (the first)."""
         train = config.train.model_copy(update={"bad_numbers": "skip"})  # to name what is bad, and not to stop at it
         self.config = config = config.model_copy(update={"train": train})
         self._left_out: list[tuple[str, torch.Tensor]] = []
@@ -146,8 +148,11 @@ class Steps:
         self.critic = runtime.place(make_critic(config)).train()
         self.average = WeightAverage(self.generator)
         self.phases = Phases(config, runtime, self.generator, self.critic)
+        if stage is not None:
+            self.phases.enter(stage)
         data, count, source = config.data, self.phases.local, torch.Generator().manual_seed(runtime.rank)
-        shape = (count, data.channels, data.resolution, data.resolution)
+        side = self.phases.stage.resolution
+        shape = (count, data.channels, side, side)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=source)
         labels = torch.randint(0, data.classes or 1, (count,), generator=source).to(runtime.device)
         self.inputs = Inputs(runtime.images(pixels), labels if data.classes else None, self.phases.positions)
