@@ -23,6 +23,9 @@ from torch import Tensor
 from torch.library import Library
 
 _OPERATOR = "_convolution_double_backward"
+_TAG = ", double backward of convolutions by distgan, 1"
+"""A part of the keys of what torch keeps compiled on disk, which know nothing of operators replaced: without it code
+with torch's own is taken from there. To be counted on with what is computed."""
 _library: Library | None = None
 
 
@@ -34,6 +37,7 @@ def install() -> None:
         with warnings.catch_warnings():  # torch before 2.12 tells of it, which is what is wanted
             warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)
             _library.impl(_OPERATOR, _convolution_double_backward, "CompositeImplicitAutograd")
+        torch.compiler.config.cache_key_tag += _TAG
 
 
 def is_installed() -> bool:
@@ -46,6 +50,7 @@ def uninstall() -> None:
     if _library is not None:
         _library._destroy()
         _library = None
+        torch.compiler.config.cache_key_tag = torch.compiler.config.cache_key_tag.replace(_TAG, "")
 
 
 @contextlib.contextmanager

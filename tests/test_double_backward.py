@@ -9,7 +9,9 @@ import torch
 from functorch.compile import make_boxed_func
 from launching import TINY
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch._functorch.aot_autograd import aot_module_simplified
+from torch._inductor.utils import fresh_cache
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distgan import double_backward
@@ -130,6 +132,25 @@ def test_compiled_code_has_it_too(installed):
     found = torch.compile(torch.func.grad(loss), backend=backend, fullgraph=True)(weight)
     torch.testing.assert_close(found, torch.func.grad(loss)(weight), rtol=1e-12, atol=1e-12)
     assert kernels and max(kernels) == 3
+
+
+def test_what_is_kept_compiled_with_torchs_own_is_not_taken(installed):
+    """Torch's cache on disk knows operators by their names."""
+    x, weight = torch.randn(2, 2, 5, 5), torch.randn(2, 2, 3, 3)
+
+    def penalty(weight: Tensor) -> Tensor:
+        return torch.func.grad(lambda x: torch.nn.functional.conv2d(x, weight).tanh().sum())(x).square().sum()
+
+    def hits() -> int:
+        torch._dynamo.reset()
+        counters.clear()
+        torch.compile(torch.func.grad(penalty), dynamic=False)(weight)
+        return counters["aot_autograd"]["autograd_cache_hit"]
+
+    with fresh_cache(), torch._functorch.config.patch(enable_autograd_cache=True):
+        with double_backward.torchs_own():
+            assert (hits(), hits()) == (0, 1)
+        assert (hits(), hits()) == (0, 1)
 
 
 def test_who_has_an_objective_has_it_and_the_reference_has_torchs_own():
