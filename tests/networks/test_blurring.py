@@ -68,6 +68,12 @@ def test_shifted_copies_added_are_the_filter(stride, padding, side):
     torch.testing.assert_close(found, filtered(x, filters, stride, padding), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("stride, padding", [(1, 2), (1, 1), (2, 1)])
+def test_shifted_copies_of_large_numbers_overflow_in_no_sum_of_eight(stride, padding):
+    x = torch.full((1, 1, 8, 8), 3e4, dtype=torch.float16)
+    assert shifted_and_added(x, stride, padding).isfinite().all()
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_spread_is_the_adjoint(stride):
     x, filters = torch.randn(2, 3, 6, 8, dtype=torch.float64), Blur(3, stride).double().filter
