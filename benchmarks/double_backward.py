@@ -67,6 +67,7 @@ def compare(case: Case, dtype: torch.dtype, device: str, rounds: int) -> dict:
     convolution = convolution.to(device, dtype, memory_format=torch.channels_last)
     shape = (case.images, case.inputs, case.side, case.side)
     x = torch.randn(shape, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    was_installed = double_backward.is_installed()
     double_backward.install()
     _, exact = _weight_gradient(copy.deepcopy(convolution).double(), x.double())
     ours, own = [], []
@@ -74,6 +75,8 @@ def compare(case: Case, dtype: torch.dtype, device: str, rounds: int) -> dict:
         ours.append(_weight_gradient(convolution, x))
         with double_backward.torchs_own():
             own.append(_weight_gradient(convolution, x))
+    if not was_installed:
+        double_backward.uninstall()
     ours_off, own_off = (((found[-1][1] - exact).norm() / exact.norm()).item() for found in (ours, own))
     return {
         "case": case.title,
@@ -111,6 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device here")
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False
     cases = [*SMALL, *(LARGE if options.device == "cuda" else [])]
     found = [
         compare(case, dtype, options.device, options.rounds)

@@ -42,16 +42,17 @@ class Settings:
                 (torch.backends.cuda.matmul, "allow_tf32"),
             )
         }
-        self._is_ours = double_backward.is_installed()
+        self.is_ours = double_backward.is_installed()
 
     def restore(self) -> None:
-        (double_backward.install if self._is_ours else double_backward.uninstall)()
+        (double_backward.install if self.is_ours else double_backward.uninstall)()
         for (place, key), value in self._values.items():
             setattr(place, key, value)
 
 
 PLAIN = Settings()
-"""Those that torch has of itself: they are read before any training changes them."""
+"""Those that torch has of itself: its switches are read before any training changes them."""
+PLAIN.is_ours = False
 
 
 @dataclass
@@ -111,6 +112,7 @@ def race(case: Case, modes: dict[str, Mode], device: str, rounds: int, tell: Cal
         lane.attempt(name, result, lambda name=name, result=result: lane.check(name, result))
     for name in (TEXTBOOK, EXACT):
         if name in lane.updates:
+            lane.restore(name)
             outcome.needed[name] = {update: multiplications(lane.updates[name][update]) for update in UPDATES}
     for update in UPDATES:
         tell(f"{case.title}: timing, {update}")
@@ -174,6 +176,10 @@ class _Lane:
         self._settings[name] = Settings()
         self._networks[name] = found.critic, found.generator
         self.updates[name] = {update: getattr(found, method) for update, method in _METHODS.items()}
+
+    def restore(self, name: str) -> None:
+        """The settings of a contender."""
+        self._settings[name].restore()
 
     def attempt(self, name: str, result: Result, action: Callable[[], None]) -> None:
         """`action`, unless the contender has failed before; where it fails now, it is out."""
