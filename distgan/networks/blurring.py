@@ -22,8 +22,8 @@ from distgan.networks.precision import as_given
 TAPS = (1.0, 3.0, 3.0, 1.0)
 
 _MANY = 2**21
-"""Values from which on CUDA four shifted copies are added: cuDNN takes 2 to 4 times as long for a depthwise convolution
-of large maps in channels_last (bf16, H200, torch 2.11); for few values what takes the time is to launch additions."""
+"""Values from which on CUDA four shifted copies are added: cuDNN takes 1.3 to 4 times as long for a depthwise
+convolution in channels_last (bf16, H200, torch 2.11; docs/log.md); for few values what takes the time is to launch additions."""
 
 
 def _filter(maps: int) -> Tensor:
