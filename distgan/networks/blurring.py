@@ -23,7 +23,7 @@ TAPS = (1.0, 3.0, 3.0, 1.0)
 
 _MANY = 2**21
 """Values from which on CUDA four shifted copies are added: cuDNN takes 1.3 to 4 times as long for a depthwise
-convolution in channels_last (bf16, H200, torch 2.11; docs/log.md); for few values what takes the time is to launch additions."""
+convolution in channels_last (bf16, H200, torch 2.11; docs/log.md); for few values launching takes the time."""
 
 
 def _filter(maps: int) -> Tensor:
