@@ -18,15 +18,24 @@ class Periodic:
     action: Callable[[], None]
     first: int = 0
     """The step from which on they are counted."""
+    last: int | None = None
+    """A step after which it is done in any case."""
 
     @classmethod
-    def of(cls, every: Duration, images_per_step: int, action: Callable[[], None], first: int = 0) -> Periodic:
+    def of(
+        cls,
+        every: Duration,
+        images_per_step: int,
+        action: Callable[[], None],
+        first: int = 0,
+        last: int | None = None,
+    ) -> Periodic:
         seconds = every.seconds
-        return cls(every.steps(images_per_step) if seconds is None else None, seconds, action, first)
+        return cls(every.steps(images_per_step) if seconds is None else None, seconds, action, first, last)
 
     def is_due(self, step: int) -> bool:
         """Whether the steps say so after `step` steps."""
-        return self.steps is not None and (step - self.first) % self.steps == 0
+        return step == self.last or (self.steps is not None and (step - self.first) % self.steps == 0)
 
     def is_late(self, elapsed: float) -> bool:
         """Whether the clock says so after `elapsed` seconds; the processes must agree on it before they act."""

@@ -243,7 +243,7 @@ class Trainer:
         return (
             Periodic.of(config.tracking.every, stage.images_per_step, line, stage.first),
             Periodic.of(config.samples.every, stage.images_per_step, sample, stage.first),
-            Periodic.of(config.checkpoint.every, stage.images_per_step, save, stage.first),
+            Periodic.of(config.checkpoint.every, stage.images_per_step, save, stage.first, stage.last),
         )
 
     def _evaluations(self) -> dict[str, float]:
@@ -364,7 +364,10 @@ class Trainer:
         if not self._course.grows:
             return []
         sides = " ".join(f"{stage.resolution} px to step {stage.last}," for stage in self._course.stages)
-        return [f"growing    {sides.rstrip(',')}"]
+        full = self.config.data.resolution
+        falls_short = self._course.stages[-1].resolution < full
+        short = f"; train.length ends before {full} px" if falls_short else ""
+        return [f"growing    {sides.rstrip(',')}{short}"]
 
     def _summary(self) -> str:
         runtime, config = self.runtime, self.config

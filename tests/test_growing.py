@@ -129,3 +129,14 @@ def test_a_checkpoint_from_while_layers_come_in_is_drawn_as_training_drew_it(who
     found = find(whole, step=14)
     expected = Image.open(whole / "samples" / "00000014.png")
     assert np.array_equal(fixed_grid(found.generator, config), np.array(expected))
+
+
+def test_there_is_a_checkpoint_of_the_end_of_each_resolution(growing):
+    arguments, folder = growing
+    often = ["checkpoint.every=100 steps", "checkpoint.keep=9", "train.length=20 steps", "tracking.every=100 steps"]
+    done = train(*arguments("seldom", *often), processes=1)
+    kept = sorted(int(path.name) for path in (folder / "seldom" / "checkpoints").iterdir())
+    assert kept == [4, 12, 20]
+    assert "before" not in done.stderr
+    done = train(*arguments("short", "train.length=10 steps"), processes=1)
+    assert "growing    8 px to step 4, 16 px to step 10; train.length ends before 32 px" in done.stderr

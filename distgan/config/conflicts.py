@@ -113,11 +113,10 @@ def _growing(config: Config) -> Iterator[Mistake]:
             yield Mistake("growing", f"{part}.name {network.name} cannot grow; use progressive, or leave growing unset")
     doublings = [growing.start * 2**k for k in range(11)]
     if resolution not in doublings[1:]:
-        yield Mistake(
-            "growing.start",
-            f"{growing.start} pixels are not doubled to data.resolution {resolution}; use a smaller power of two, and "
-            "another one as data.resolution",
-        )
+        if resolution in (4 * 2**k for k in range(11)):
+            yield Mistake("growing.start", f"{growing.start} is not below data.resolution {resolution}; use less")
+        else:
+            yield Mistake("data.resolution", f"{resolution} is not {growing.start} doubled; use {_nearest(resolution)}")
         return
     by_side = {"batch_sizes": growing.batch_sizes, "stables": growing.stables}
     for key, side in ((key, side) for key, values in by_side.items() for side in values):
@@ -125,8 +124,15 @@ def _growing(config: Config) -> Iterator[Mistake]:
             yield Mistake(
                 f"growing.{key}",
                 f"{side} is no resolution of this run, which has "
-                f"{', '.join(str(each) for each in doublings if each <= resolution)}",
+                f"{', '.join(str(each) for each in doublings if each <= resolution)}; leave it out, and first of all "
+                f"what a config gives with growing.{key}={{}}",
             )
+
+
+def _nearest(resolution: int) -> str:
+    """The powers of two on both sides."""
+    below = 2 ** (resolution.bit_length() - 1)
+    return f"{below} or {2 * below}"
 
 
 def _batches(config: Config) -> Iterator[tuple[str, int]]:

@@ -15,7 +15,7 @@ from distgan.config.values import Count, Section
 
 def _power_of_two(value: int) -> int:
     if value < 4 or value & (value - 1):
-        raise ValueError("4, 8, 16 or another power of two")
+        raise ValueError("a power of two, 4 or more")
     return value
 
 

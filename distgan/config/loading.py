@@ -72,14 +72,14 @@ _FAMILIES = {"generator": None, "critic": None, "optimizer": "adam"}
 
 def merge(base: dict, over: dict) -> dict:
     """`over` laid on `base`. A network or optimiser that takes another name starts afresh: the settings of one
-    family mean nothing to the next."""
+    family mean nothing to the next. An empty mapping empties what it is laid on."""
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
         both = isinstance(value, dict) and isinstance(old, dict)
         name = _name(key, old) if both and key in _FAMILIES else None
         renamed = name is not None and value.get("name", name) != name
-        result[key] = merge(old, value) if both and not renamed else value
+        result[key] = merge(old, value) if both and value and not renamed else value
     return result
 
 

@@ -92,8 +92,8 @@ def test_what_is_done_now_and_then_is_counted_anew_at_each_resolution(every):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        (["growing.start=6"], "growing.start: 6 is not allowed; must be 4, 8, 16 or another power of two"),
-        (["growing.start=32"], "growing.start: 32 pixels are not doubled to data.resolution 32"),
+        (["growing.start=6"], "growing.start: 6 is not allowed; must be a power of two, 4 or more"),
+        (["growing.start=32"], "growing.start: 32 is not below data.resolution 32; use less"),
         (["growing.batch_sizes={64: 8}"], "growing.batch_sizes: 64 is no resolution of this run, which has 8, 16, 32"),
         (["growing.stables={64: 8 kimg}"], "growing.stables: 64 is no resolution of this run, which has 8, 16, 32"),
         (["growing.batch_sizes={8: 6}"], "growing.batch_sizes 8: 6 images cannot be split into groups"),
@@ -131,3 +131,11 @@ def test_the_heaviest_stage_has_the_most_pictures_times_their_side():
     assert heaviest("{}") == (32, 8)
     assert heaviest("{16: 16}") == (32, 8)
     assert heaviest("{16: 20}") == (16, 20)
+
+
+def test_an_empty_mapping_empties_what_a_config_gives():
+    config = load_config([GROWING], ["growing.stables={16: 8 kimg}", "growing.stables={}", "growing.batch_sizes={}"])
+    assert config.growing.batch_sizes == {} == config.growing.stables
+    told = "leave it out, and first of all what a config gives with growing.batch_sizes={}"
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load_config([GROWING], ["growing.batch_sizes={64: 8}"])
