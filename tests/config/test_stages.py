@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from distgan.config import Duration, load_config, process_conflicts
 from distgan.config.growing import Course, Growing
 from distgan.errors import ConfigError
+
+GROWING = Path(__file__).parents[1] / "growing.yaml"
 
 CONFIG = Path(__file__).parents[1] / "growing.yaml"
 
