@@ -11,7 +11,6 @@ from distgan.config import Duration, load_config, process_conflicts
 from distgan.config.growing import Course, Growing
 from distgan.errors import ConfigError
 
-GROWING = Path(__file__).parents[1] / "growing.yaml"
 
 CONFIG = Path(__file__).parents[1] / "growing.yaml"
 
@@ -137,8 +136,8 @@ def test_the_heaviest_stage_has_the_most_pictures_times_their_side():
 
 
 def test_an_empty_mapping_empties_what_a_config_gives():
-    config = load_config([GROWING], ["growing.stables={16: 8 kimg}", "growing.stables={}", "growing.batch_sizes={}"])
+    config = load_config([CONFIG], ["growing.stables={16: 8 kimg}", "growing.stables={}", "growing.batch_sizes={}"])
     assert config.growing.batch_sizes == {} == config.growing.stables
     told = "leave it out, and first of all what a config gives with growing.batch_sizes={}"
     with pytest.raises(ConfigError, match=re.escape(told)):
-        load_config([GROWING], ["growing.batch_sizes={64: 8}"])
+        load_config([CONFIG], ["growing.batch_sizes={64: 8}"])
