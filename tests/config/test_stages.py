@@ -11,7 +11,6 @@ from distgan.config import Duration, load_config, process_conflicts
 from distgan.config.growing import Course, Growing
 from distgan.errors import ConfigError
 
-
 CONFIG = Path(__file__).parents[1] / "growing.yaml"
 
 
