@@ -11,6 +11,7 @@ from launching import TINY
 from distgan.config import load_config
 from distgan.data.stream import Batch
 from distgan.networks.growth import shrunk
+from distgan.phases import Noise
 from distgan.reading import Reader
 
 
@@ -32,7 +33,7 @@ def test_the_finest_detail_comes_in_as_the_newest_layers_do(side, share):
 def test_what_is_read_is_of_the_resolution_and_the_share_of_now():
     config = load_config([TINY], ["run_dir=nowhere", "data.shards=nowhere", "data.flip=false"])
     runtime = SimpleNamespace(device=torch.device("cpu"), images=lambda pixels: pixels.double() / 127.5 - 1)
-    phases = SimpleNamespace(stage=SimpleNamespace(resolution=16), share=0.25)
+    phases = SimpleNamespace(stage=SimpleNamespace(resolution=16), share=0.25, noise_of=lambda k: Noise(k, None, None))
     pixels, keys = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), torch.arange(2)
     read = Reader(config, runtime, phases, None).prepare(Batch(pixels, keys), keys)
     assert torch.equal(read.real, shrunk(runtime.images(pixels), 16, 0.25))
