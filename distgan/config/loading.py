@@ -223,6 +223,8 @@ def _allowed(problem: dict) -> str:
     """What the schema says of a value, in words."""
     if problem["type"] in ("model_type", "model_attributes_type"):
         return "must be a section: a mapping of keys"
+    if problem["type"] == "dict_type":
+        return "must be a mapping, such as {32: ...}"
     if problem["type"] == "too_short":
         return "must not be empty"
     words = {

@@ -71,7 +71,8 @@ def _long(seconds: float) -> str:
     """For a person: in the unit that is next below it."""
     units = (("days", 86400), ("hours", 3600), ("minutes", 60), ("s", 1))
     name, unit = next(((name, unit) for name, unit in units if seconds >= 2 * unit), units[-1])
-    return f"{seconds / unit:.2g} {name}"
+    amount = seconds / unit
+    return f"{amount:.0f} {name}" if amount >= 10 else f"{amount:.2g} {name}"
 
 
 def _gradients(outcomes: Sequence[Outcome], hosts: Sequence[str]) -> Iterator[Finding]:

@@ -33,7 +33,10 @@ class Reals:
             )
         train = dataset.split.train
         if len(train) < _FEWEST:
-            raise ConfigError(f"evaluate: {len(train)} pictures are trained on, and {_FEWEST} are needed; use more")
+            raise ConfigError(
+                f"evaluate: the shards have {len(train)} to train on (pictures without those of data.holdout), and "
+                f"{_FEWEST} are needed; use shards with more, or hold out fewer"
+            )
         self.dataset, self.count = dataset, count
         order = randomness.permutation(randomness.key("evaluate", "reals"), len(train)).numpy()
         self.samples: np.ndarray = train[order]
