@@ -12,7 +12,8 @@ from distgan import randomness
 from distgan.config import Config
 from distgan.data.dataset import Dataset
 from distgan.data.stream import BatchStream
-from distgan.phases import Inputs, Phases
+from distgan.inputs import Inputs
+from distgan.phases import Phases
 from distgan.reading import Reader, place_of
 from distgan.runtime import Runtime
 from distgan.tracking.names import OVERFITTING, STRENGTH

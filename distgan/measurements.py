@@ -14,8 +14,9 @@ from distgan import randomness
 from distgan.config import Config
 from distgan.config.growing import Stage
 from distgan.data.memory import taken_memory
+from distgan.inputs import Inputs
 from distgan.networks.growth import in_use
-from distgan.phases import Inputs, Phase, Phases
+from distgan.phases import Phase, Phases
 from distgan.reading import Reader
 from distgan.runtime import Runtime
 from distgan.tracking.names import DEVICE_MEMORY, EMA_DISTANCE, GAP, HELD_OUT, HOST_MEMORY, REDUCED

@@ -14,8 +14,9 @@ from distgan.data.dataset import Dataset
 from distgan.data.place import Place
 from distgan.data.stream import Batch, BatchStream
 from distgan.errors import DataError
+from distgan.inputs import Inputs, Noise
 from distgan.networks.growth import shrunk
-from distgan.phases import Inputs, Noise, Phases
+from distgan.phases import Phases
 from distgan.runtime import Runtime
 
 

@@ -18,10 +18,11 @@ from distgan.config import Config
 from distgan.data.dataset import Dataset
 from distgan.errors import Diverged, UserError
 from distgan.evidence import Evidence, way_out
+from distgan.inputs import Inputs, Noise
 from distgan.judging import Judging
 from distgan.measurements import Measurements
 from distgan.periodic import Clock, Periodic, TimeLimit
-from distgan.phases import Inputs, Noise, Phase, Phases
+from distgan.phases import Phase, Phases
 from distgan.reading import Reader
 from distgan.recorder import Recorder
 from distgan.restoring import Restorer

@@ -21,7 +21,7 @@ STOREYS = [
     ["config", "grouping", "shared_folder", "run_folder", "launcher"],
     ["exit_status"],
     ["reduction", "stopping", "watchdog"],
-    ["double_backward", "randomness", "schedules", "averaging", "weights", "bad_numbers"],
+    ["double_backward", "inputs", "randomness", "schedules", "averaging", "weights", "bad_numbers"],
     ["augmentation", "metrics", "networks"],
     ["objectives"],
     ["compiling"],

@@ -15,7 +15,8 @@ from torch.amp import GradScaler
 
 from distgan.assembly import make_critic, make_generator
 from distgan.config import load_config
-from distgan.phases import LEAST_SCALE, Inputs, Phases, gradients
+from distgan.inputs import Inputs
+from distgan.phases import LEAST_SCALE, Phases, gradients
 from distgan.runtime import Runtime
 
 HALF = [

@@ -10,8 +10,8 @@ from launching import TINY
 
 from distgan.config import load_config
 from distgan.data.stream import Batch
+from distgan.inputs import Noise
 from distgan.networks.growth import shrunk
-from distgan.phases import Noise
 from distgan.reading import Reader
 
 

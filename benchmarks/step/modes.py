@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from benchmarks.step.cases import Case
 from distgan.doctor.steps import Steps
-from distgan.phases import Inputs, Phase
+from distgan.inputs import Inputs
+from distgan.phases import Phase
 from distgan.runtime import Runtime
 
 TEXTBOOK = "textbook"

@@ -25,7 +25,8 @@ from distgan.data.memory import available_memory, taken_memory
 from distgan.doctor.processes import Processes
 from distgan.errors import UserError
 from distgan.exit_status import LEFT_BEHIND
-from distgan.phases import Inputs, Phases
+from distgan.inputs import Inputs
+from distgan.phases import Phases
 from distgan.runtime import Runtime
 from distgan.schedules import ema_decay
 

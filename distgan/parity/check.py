@@ -15,6 +15,7 @@ from tqdm import tqdm
 from distgan import randomness
 from distgan.assembly import make_critic, make_generator
 from distgan.config import Config
+from distgan.inputs import Inputs
 from distgan.parity.measure import error, gradients_of
 from distgan.parity.reference import (
     PENALTIES,
@@ -27,7 +28,7 @@ from distgan.parity.reference import (
 )
 from distgan.parity.textbook import textbook, unit
 from distgan.parity.transforms import augmented
-from distgan.phases import Inputs, Phase, Phases
+from distgan.phases import Phase, Phases
 from distgan.runtime import Runtime
 
 BOUNDS = {"fp64": 1e-12, "fp32": 5e-2, "fp16": 1e-1, "bf16": 5e-1}

@@ -21,7 +21,7 @@ from distgan.assembly import make_generator
 from distgan.config import load_config
 from distgan.data.dataset import open_dataset
 from distgan.data.prepare import prepare
-from distgan.phases import Inputs
+from distgan.inputs import Inputs
 from distgan.run_folder import RunFolder
 from distgan.runtime import Runtime
 from distgan.stopping import StopSignals

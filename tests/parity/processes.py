@@ -12,12 +12,13 @@ from parity.cases import ACCUMULATIONS, AT_ONCE, PENALTIES, Subject, batch_of, c
 
 from distgan.compiling import compile_or_fall_back
 from distgan.config import load_config
+from distgan.inputs import Inputs
 from distgan.networks.growth import in_use
 from distgan.objectives.critic import CriticObjective
 from distgan.parity.check import BOUNDS, REDUCTION_BOUNDS, local_means, settled
 from distgan.parity.measure import error
 from distgan.parity.reference import Batch, Gradients
-from distgan.phases import Inputs, Phase, gradients
+from distgan.phases import Phase, gradients
 from distgan.runtime import Runtime
 
 REPETITIONS = 2
