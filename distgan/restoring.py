@@ -103,10 +103,8 @@ class Restorer:
             return checkpoint.load_weights(source, self._state)
         except checkpoint.Misfit as error:
             others = differing_networks(source, self._config)
-            has = f"; its run has {', '.join(others)}" if others else ""
-            raise ConfigError(
-                f"--init-from {source}: its weights do not fit the config{has} ({error.detail})"
-            ) from None
+            why = f"; its run has {', '.join(others)}" if others else f" ({error.detail})"
+            raise ConfigError(f"--init-from {source}: its weights do not fit the config{why}") from None
 
     def _source(self, init_from: Path) -> Path:
         """The checkpoint that is meant by one, or by a run folder."""

@@ -65,18 +65,20 @@ def check_resumable(folder: RunFolder, config: Config, allow: bool) -> None:
 
 
 def differing_networks(source: Path, config: Config) -> list[str]:
-    """What shapes the networks and was another value in the run of the checkpoint `source`, each with that value; none
-    where that run's config cannot be read."""
+    """What shapes the networks and was another value in the run of the checkpoint `source`, each with that value, of a
+    network with another name that name alone; none where that run's config cannot be read."""
     try:
         kept = flatten(read_config(RunFolder(source.resolve().parent.parent).config))
     except ConfigError:
         return []
     now = flatten(config)
-    return [
-        f"{key}={kept[key]}"
+    differing = [
+        key
         for key in sorted(kept)
         if key.startswith(_NETWORKS) and ".optimizer." not in key and kept[key] != now.get(key, "(not there)")
     ]
+    renamed = tuple(key.removesuffix("name") for key in differing if key.endswith(".name"))
+    return [f"{key}={kept[key]}" for key in differing if key.endswith(".name") or not key.startswith(renamed)]
 
 
 def longer_than_asked(folder: RunFolder, config: Config, step: int) -> str:

@@ -219,3 +219,17 @@ assert "torch" not in sys.modules and "pydantic" in sys.modules
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert all(line.startswith("distgan: ") for line in done.stderr.splitlines())
     assert "train.batch_size: 'none' is not allowed; must be a whole number" in done.stderr
+
+
+def test_no_name_is_defined_twice():
+    """A second function of the same name in a module or class takes the place of the first without a word."""
+    twice = []
+    for path, tree in sources().items():
+        for scope in (node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef)):
+            plain = [
+                node.name
+                for node in scope.body
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.decorator_list  # setters, overloads
+            ]
+            twice += [f"{path}: {name}" for name in sorted(set(plain)) if plain.count(name) > 1]
+    assert twice == []

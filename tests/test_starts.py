@@ -63,7 +63,9 @@ def test_weights_of_another_network_are_refused(tiny, tmp_path):
     only = tmp_path / "first" / "checkpoints" / "00000001"
     done = train(*tiny("run", "critic.width=16", "seed=3"), "--init-from", tmp_path / "first", check=False)
     assert done.returncode == 2, "another run_dir would not help"
-    assert f"--init-from {only}: its weights do not fit the config; its run has critic.width=8 (" in done.stderr
+    assert f"--init-from {only}: its weights do not fit the config; its run has critic.width=8\n" in done.stderr
+    done = train(*tiny("run", "critic={name: mlp}"), "--init-from", tmp_path / "first", check=False)
+    assert done.returncode == 2 and "config; its run has critic.name=dcgan\n" in done.stderr, "not the keys of either"
     shutil.copytree(only, tmp_path / "alone")
     done = train(*tiny("run", "critic.width=16"), "--init-from", tmp_path / "alone", check=False)
     assert done.returncode == 2 and "do not fit the config (" in done.stderr

@@ -111,12 +111,14 @@ def _growing(config: Config) -> Iterator[Mistake]:
         network = getattr(config, part)
         if not network.grows:
             yield Mistake("growing", f"{part}.name {network.name} cannot grow; use progressive, or leave growing unset")
-    doublings = [growing.start * 2**k for k in range(11)]
+    doublings = _doublings(growing.start)
     if resolution not in doublings[1:]:
-        if resolution in (4 * 2**k for k in range(11)):
+        if resolution in _doublings(4):
             yield Mistake("growing.start", f"{growing.start} is not below data.resolution {resolution}; use less")
         else:
-            yield Mistake("data.resolution", f"{resolution} is not {growing.start} doubled; use {_nearest(resolution)}")
+            yield Mistake(
+                "data.resolution", f"{resolution} is not {growing.start} doubled; use {_powers_around(resolution)}"
+            )
         return
     by_side = {"batch_sizes": growing.batch_sizes, "stables": growing.stables}
     for key, side in ((key, side) for key, values in by_side.items() for side in values):
@@ -129,17 +131,23 @@ def _growing(config: Config) -> Iterator[Mistake]:
             )
 
 
-def _nearest(resolution: int) -> str:
-    """The powers of two on both sides."""
+def _doublings(start: int) -> list[int]:
+    return [start * 2**k for k in range(11)]
+
+
+def _powers_around(resolution: int) -> str:
+    """The powers of two on both sides of it, as words."""
     below = 2 ** (resolution.bit_length() - 1)
     return f"{below} or {2 * below}"
 
 
 def _batches(config: Config) -> Iterator[tuple[str, int]]:
-    """The batch sizes of a run, each with the key that says it."""
-    yield "train.batch_size", config.train.batch_size
-    if config.growing is not None:
-        yield from ((f"growing.batch_sizes {side}", size) for side, size in config.growing.batch_sizes.items())
+    """The batch sizes of a run, each with the key that says it; train.batch_size unless each resolution has its own."""
+    growing = config.growing
+    own = growing.batch_sizes if growing is not None else {}
+    if not own or any(side not in own for side in _doublings(growing.start) if side <= config.data.resolution):
+        yield "train.batch_size", config.train.batch_size
+    yield from ((f"growing.batch_sizes {side}", size) for side, size in own.items())
 
 
 def _groups(config: Config) -> Iterator[Mistake]:

@@ -204,6 +204,8 @@ def _mistake(problem: dict, tree: dict) -> Mistake:
         found = problem["ctx"].get("tag")
         text = f"{found!r} is not known" if found is not None else "is required"
         return Mistake(f"{key}.name", f"{text}; allowed: {allowed.replace(chr(39), '')}")
+    if problem["loc"][-1] == "[key]":  # of a mapping whose keys are values, such as resolutions
+        return Mistake(key.rpartition(".")[0], f"{_shown(path[-1])} is not allowed as a key; {_allowed(problem)}")
     value = _at(tree, path)
     return Mistake(key, f"{_shown(value)} is not allowed; {_allowed(problem)}{_measure_hint(path, value)}")
 

@@ -73,15 +73,16 @@ class Summary:
         if self.kept:
             lines.append(f"{self.kept} shards were there from an earlier start and kept")
         if self.skipped:
-            lines.append(f"skipped {len(self.skipped)} pictures that cannot be read:")
+            lines.append(f"skipped {_pictures(len(self.skipped))} that cannot be read:")
             lines += [f"  {name}: {reason}" for name, reason in self.skipped[:NAMED]]
             lines += [f"  ... and {len(self.skipped) - NAMED} more"] if len(self.skipped) > NAMED else []
         if self.small:
-            lines.append(f"left out {self.small} pictures smaller than {self.resolution} pixels")
+            lines.append(f"left out {_pictures(self.small)} smaller than {self.resolution} pixels")
         if self.upscaled:
             size = f"{self.resolution} pixels"
             way_out = "--skip-small leaves them out"
-            lines.append(f"warning: {self.upscaled} pictures are smaller than {size} and were enlarged; {way_out}")
+            fewer = f"{_pictures(self.upscaled)} smaller than {size}"
+            lines.append(f"warning: enlarged {fewer}; {way_out}")
         lines.append(f"classes: {self._class_names()}")
         return "\n".join(lines + ["for the config:", *self._config()])
 
@@ -116,3 +117,7 @@ class Summary:
         if self.resolution is None or not smallest <= self.resolution <= largest:
             return ["  resolution: 64  # any size: they are cropped and resized", "  fit: crop"]
         return [f"  resolution: {self.resolution}  # of the first picture; others need fit: crop"]
+
+
+def _pictures(count: int) -> str:
+    return f"{count} picture{'s' * (count != 1)}"

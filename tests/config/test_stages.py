@@ -99,6 +99,11 @@ def test_what_is_done_now_and_then_is_counted_anew_at_each_resolution(every):
         (["growing.stables={64: 8 kimg}"], "growing.stables: 64 is no resolution of this run, which has 8, 16, 32"),
         (["growing.batch_sizes={8: 6}"], "growing.batch_sizes 8: 6 images cannot be split into groups"),
         (["growing.fade=3 min"], "growing.fade: "),
+        (["growing.stables={24: 8 kimg}"], "growing.stables: 24 is not allowed as a key; must be a power of two"),
+        (["growing.batch_sizes={a: 8}"], "growing.batch_sizes: 'a' is not allowed as a key; must be a whole number"),
+        (["data.resolution=48"], "data.resolution: 48 is not 8 doubled; use 32 or 64"),
+        (["growing.start=64", "growing.batch_sizes={64: 8}"], "growing.start: 64 is not below data.resolution 32"),
+        (["train.batch_size=6", "growing.batch_sizes={8: 8, 16: 8}"], "train.batch_size: 6 images cannot be split"),
         (
             ["critic={name: dcgan, width: 8}"],
             "growing: critic.name dcgan cannot grow; use progressive, or leave growing unset",
@@ -140,3 +145,7 @@ def test_an_empty_mapping_empties_what_a_config_gives():
     told = "leave it out, and first of all what a config gives with growing.batch_sizes={}"
     with pytest.raises(ConfigError, match=re.escape(told)):
         load_config([CONFIG], ["growing.batch_sizes={64: 8}"])
+
+
+def test_a_batch_that_no_resolution_has_is_not_judged():
+    load_config([CONFIG], ["train.batch_size=6", "growing.batch_sizes={8: 8, 16: 8, 32: 8}"])
