@@ -66,7 +66,10 @@ def reference() -> str:
     """Every key with its default and its help, as YAML comments and lines."""
     rows: dict[str, tuple[str, str]] = {}
     for key, help_text, field in walk_keys():
-        if not _is_section(field.annotation):
+        if _is_section(field.annotation):
+            if field.default is None:  # a section that is not there unless a key of it is given
+                _add(rows, key, "unset", f"{help_text} It is set by any of the keys below.")
+        else:
             choices = [str(value) for value in typing.get_args(field.annotation) if isinstance(value, str)]
             told = len(choices) < 2 or all(choice in help_text for choice in choices)
             allowed = "" if told else f" ({', '.join(choices)})"

@@ -443,7 +443,9 @@ def test_the_reference_lists_every_key_with_default_and_help():
     lines = reference().splitlines()
     listed = {line.split(": ")[0]: line for line in lines}
     leaves = [key for key in known_keys() if not any(other.startswith(key + ".") for other in known_keys())]
-    assert sorted(listed) == sorted(leaves) and len(lines) == len(leaves)
+    optional = ["augment", "growing"]
+    assert sorted(listed) == sorted([*leaves, *optional]) and len(lines) == len(leaves) + len(optional)
+    assert all(listed[section].split()[1] == "unset" for section in optional), "not there, whatever its keys' defaults"
     for key, help_text in known_keys().items():
         assert help_text, f"{key} has no help"
         if key in listed:
