@@ -65,20 +65,23 @@ def check_resumable(folder: RunFolder, config: Config, allow: bool) -> None:
 
 
 def differing_networks(source: Path, config: Config) -> list[str]:
-    """What shapes the networks and was another value in the run of the checkpoint `source`, each with that value, of a
-    network with another name that name alone; none where that run's config cannot be read."""
+    """What shapes the networks and was another value in the run of the checkpoint `source`, each with that value; of a
+    network with another name all that is not as it is by default. None where that run's config cannot be read."""
     try:
-        kept = flatten(read_config(RunFolder(source.resolve().parent.parent).config))
+        then = read_config(RunFolder(source.resolve().parent.parent).config)
     except ConfigError:
         return []
-    now = flatten(config)
-    differing = [
-        key
+    now, kept = flatten(config), flatten(then)
+    for part in ("generator", "critic"):
+        if getattr(then, part).name != getattr(config, part).name:
+            fresh = getattr(then, part)
+            defaults = {f"{part}.{name}": field.default for name, field in type(fresh).model_fields.items()}
+            now.update(defaults | {f"{part}.name": ""})
+    return [
+        f"{key}={kept[key]}"
         for key in sorted(kept)
         if key.startswith(_NETWORKS) and ".optimizer." not in key and kept[key] != now.get(key, "(not there)")
     ]
-    renamed = tuple(key.removesuffix("name") for key in differing if key.endswith(".name"))
-    return [f"{key}={kept[key]}" for key in differing if key.endswith(".name") or not key.startswith(renamed)]
 
 
 def longer_than_asked(folder: RunFolder, config: Config, step: int) -> str:

@@ -352,7 +352,7 @@ def test_more_images_in_a_batch_than_there_are_is_a_remark(tiny, capsys, tmp_pat
     prepare("shapes", None, tmp_path / "few", resolution=32, count=8, workers=1)
     assert main(["doctor", *tiny, f"data.shards={tmp_path / 'few'}"]) == 0
     verdict, text = table(capsys.readouterr().out)["epochs"]
-    assert verdict == "remark" and "train.batch_size 16 is more than there are" in text
+    assert verdict == "remark" and "a batch of 16 is more than there are" in text
 
 
 def test_a_key_for_wandb_is_asked_for_only_online(tiny, capsys, monkeypatch):

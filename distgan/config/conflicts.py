@@ -22,6 +22,9 @@ MEASURED_BY = {
 _BESIDE = re.compile(r"(swd|fd_own)_floor|swd_\d+")
 """What is told beside a metric of evaluate.metrics: its floor, or its value at one resolution."""
 
+_POWERS = tuple(4 * 2**k for k in range(12))
+"""Resolutions at which a run that grows may begin or end."""
+
 LOSSES_AROUND_ZERO = ("nonsaturating", "minimax", "hinge")
 """Those for which a score above zero says "real". A constant added to all scores changes no other loss."""
 
@@ -80,6 +83,8 @@ def _resolutions(config: Config) -> Iterator[Mistake]:
     for part in ("generator", "critic"):
         network = getattr(config, part)
         known = network.resolutions()
+        if config.growing is not None and network.grows:
+            continue  # `_growing` tells
         if known and config.data.resolution not in known:
             yield Mistake(
                 "data.resolution",
@@ -111,43 +116,50 @@ def _growing(config: Config) -> Iterator[Mistake]:
         network = getattr(config, part)
         if not network.grows:
             yield Mistake("growing", f"{part}.name {network.name} cannot grow; use progressive, or leave growing unset")
-    doublings = _doublings(growing.start)
-    if resolution not in doublings[1:]:
-        if resolution in _doublings(4):
+    sides, known = _sides(config), _full_sides(config)
+    if resolution not in known:
+        if resolution in _POWERS and resolution <= growing.start:
             yield Mistake("growing.start", f"{growing.start} is not below data.resolution {resolution}; use less")
         else:
+            around = [*[side for side in known if side < resolution][-1:], *[s for s in known if s > resolution][:1]]
             yield Mistake(
-                "data.resolution", f"{resolution} is not {growing.start} doubled; use {_powers_around(resolution)}"
+                "data.resolution",
+                f"{resolution} is no resolution of a run that grows from {growing.start}; use "
+                f"{' or '.join(map(str, around)) or 'a smaller growing.start'}",
             )
         return
     by_side = {"batch_sizes": growing.batch_sizes, "stables": growing.stables}
     for key, side in ((key, side) for key, values in by_side.items() for side in values):
-        if side not in doublings or side > resolution:
+        if side not in sides:
             yield Mistake(
                 f"growing.{key}",
-                f"{side} is no resolution of this run, which has "
-                f"{', '.join(str(each) for each in doublings if each <= resolution)}; leave it out, and first of all "
-                f"what a config gives with growing.{key}={{}}",
+                f"{side} is no resolution of this run, which has {', '.join(map(str, sides))}; leave it out, and "
+                f"first of all what a config gives with growing.{key}={{}}",
             )
 
 
-def _doublings(start: int) -> list[int]:
-    return [start * 2**k for k in range(11)]
+def _sides(config: Config) -> list[int]:
+    """The resolutions of a run that grows, from its first to data.resolution."""
+    return [side for side in _POWERS if config.growing.start <= side <= config.data.resolution]
 
 
-def _powers_around(resolution: int) -> str:
-    """The powers of two on both sides of it, as words."""
-    below = 2 ** (resolution.bit_length() - 1)
-    return f"{below} or {2 * below}"
+def _full_sides(config: Config) -> list[int]:
+    """What data.resolution may be in a run that grows from this resolution."""
+    networks = [network for network in (config.generator, config.critic) if network.grows]
+    return [
+        side
+        for side in _POWERS
+        if side > config.growing.start and all(side in network.resolutions() for network in networks)
+    ]
 
 
 def _batches(config: Config) -> Iterator[tuple[str, int]]:
     """The batch sizes of a run, each with the key that says it; train.batch_size unless each resolution has its own."""
-    growing = config.growing
-    own = growing.batch_sizes if growing is not None else {}
-    if not own or any(side not in own for side in _doublings(growing.start) if side <= config.data.resolution):
+    sides = _sides(config) if config.growing is not None else []
+    own = {side: config.growing.batch_sizes[side] for side in sides if side in config.growing.batch_sizes}
+    if not own or len(own) < len(sides):
         yield "train.batch_size", config.train.batch_size
-    yield from ((f"growing.batch_sizes {side}", size) for side, size in own.items())
+    yield from ((f"growing.batch_sizes.{side}", size) for side, size in own.items())
 
 
 def _groups(config: Config) -> Iterator[Mistake]:

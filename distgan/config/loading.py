@@ -117,7 +117,13 @@ def validate(tree: dict) -> Config:
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        mistakes = _joined(_mistake(problem, tree) for problem in error.errors(include_url=False))
+        problems = error.errors(include_url=False)
+        wrong = [_place(problem) for problem in problems if _is_of_key(problem)]
+        mistakes = _joined(
+            _mistake(problem, tree)
+            for problem in problems
+            if _is_of_key(problem) or not any(_place(problem)[: len(place)] == place for place in wrong)
+        )
         told = {mistake.key for mistake in mistakes}
         also = [mistake for mistake in _conflicts_of_the_rest(tree, error) if mistake.key not in told]
         raise ConfigError("\n".join(map(str, [*mistakes, *also]))) from None
@@ -139,7 +145,7 @@ def _joined(mistakes: Iterable[Mistake]) -> list[Mistake]:
 def _conflicts_of_the_rest(tree: dict, error: ValidationError) -> list[Mistake]:
     """The conflicts among the keys that are right, so that they too are told at once."""
     for problem in error.errors():
-        tree = _without(tree, _path(problem["loc"], tree))
+        tree = _without(tree, _path(_place(problem), tree))
     try:
         return conflicts(Config.model_validate(tree))
     except ValidationError:
@@ -152,6 +158,15 @@ def _without(tree: Any, path: Sequence) -> Any:
     if len(path) == 1:
         return {key: value for key, value in tree.items() if key != path[0]}
     return {**tree, path[0]: _without(tree[path[0]], path[1:])}
+
+
+def _is_of_key(problem: dict) -> bool:
+    """Whether a problem is of a key of a mapping whose keys are values, such as resolutions."""
+    return problem["loc"][-1:] == ("[key]",)
+
+
+def _place(problem: dict) -> tuple:
+    return problem["loc"][:-1] if _is_of_key(problem) else problem["loc"]
 
 
 def _path(loc: Sequence, tree: Any) -> list:
@@ -188,7 +203,7 @@ def _at(tree: Any, path: Sequence) -> Any:
 
 
 def _mistake(problem: dict, tree: dict) -> Mistake:
-    path = _path(problem["loc"], tree)
+    path = _path(_place(problem), tree)
     key = ".".join(map(str, path))
     kind = problem["type"]
     if kind in ("extra_forbidden", "invalid_key"):
@@ -204,8 +219,8 @@ def _mistake(problem: dict, tree: dict) -> Mistake:
         found = problem["ctx"].get("tag")
         text = f"{found!r} is not known" if found is not None else "is required"
         return Mistake(f"{key}.name", f"{text}; allowed: {allowed.replace(chr(39), '')}")
-    if problem["loc"][-1] == "[key]":  # of a mapping whose keys are values, such as resolutions
-        return Mistake(key.rpartition(".")[0], f"{_shown(path[-1])} is not allowed as a key; {_allowed(problem)}")
+    if _is_of_key(problem):
+        return Mistake(key, f"{_shown(problem['input'])} is not allowed as a key; {_allowed(problem)}")
     value = _at(tree, path)
     return Mistake(key, f"{_shown(value)} is not allowed; {_allowed(problem)}{_measure_hint(path, value)}")
 

@@ -39,7 +39,7 @@ from distgan.data.shards import (
 )
 from distgan.data.sources import SOURCES, Request, Source, open_source
 from distgan.data.sources.source import Shuffled, Unlabelled
-from distgan.data.summary import Summary
+from distgan.data.summary import Summary, pictures
 from distgan.data.urls import is_remote, shown
 from distgan.data.verify import verify_named
 from distgan.errors import ConfigError, DataError, UserError
@@ -266,9 +266,10 @@ def _write_index(job: Job, records: dict[str, ShardRecord], rows: dict[str, np.n
 def _why_none(job: Job, small: int) -> str:
     """Why there is not one picture to write, `small` of them being left out for their size."""
     if not small:
-        return f"none of {job.count} pictures can be read; look at the input"
+        return f"none of {pictures(job.count)} can be read; look at the input"
     others = f", {job.count - small} cannot be read" if small < job.count else ""
-    found = f"of {job.count} pictures {small} are smaller than {job.recipe.resolution} pixels{others}"
+    are = "is" if small == 1 else "are"
+    found = f"of {pictures(job.count)} {small} {are} smaller than {job.recipe.resolution} pixels{others}"
     return f"{found}; take a smaller --resolution, or leave out --skip-small"
 
 

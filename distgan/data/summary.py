@@ -71,24 +71,23 @@ class Summary:
         """The summary as lines for a person, with the config to paste at the end."""
         lines = [self._headline()]
         if self.kept:
-            lines.append(f"{self.kept} shards were there from an earlier start and kept")
+            lines.append(f"shards kept from an earlier start: {self.kept}")
         if self.skipped:
-            lines.append(f"skipped {_pictures(len(self.skipped))} that cannot be read:")
+            lines.append(f"skipped {pictures(len(self.skipped))} that cannot be read:")
             lines += [f"  {name}: {reason}" for name, reason in self.skipped[:NAMED]]
             lines += [f"  ... and {len(self.skipped) - NAMED} more"] if len(self.skipped) > NAMED else []
         if self.small:
-            lines.append(f"left out {_pictures(self.small)} smaller than {self.resolution} pixels")
+            lines.append(f"left out {pictures(self.small)} smaller than {self.resolution} pixels")
         if self.upscaled:
             size = f"{self.resolution} pixels"
-            way_out = "--skip-small leaves them out"
-            fewer = f"{_pictures(self.upscaled)} smaller than {size}"
-            lines.append(f"warning: enlarged {fewer}; {way_out}")
+            way_out = "--skip-small leaves out such pictures"
+            lines.append(f"warning: {pictures(self.upscaled)} smaller than {size} enlarged; {way_out}")
         lines.append(f"classes: {self._class_names()}")
         return "\n".join(lines + ["for the config:", *self._config()])
 
     def _headline(self) -> str:
         shards = f"{self.shards} shard{'s' * (self.shards != 1)}"
-        size = f"{self.written} pictures in {shards}, {self.bytes / 1e6:.1f} MB, in {self.out}"
+        size = f"{pictures(self.written)} in {shards}, {self.bytes / 1e6:.1f} MB, in {self.out}"
         if self.finished_before:
             return f"nothing to do: already prepared with these arguments ({size})"
         return f"{'indexed' if self.indexed else 'prepared'} {size}, {self.seconds:.1f} s"
@@ -119,5 +118,6 @@ class Summary:
         return [f"  resolution: {self.resolution}  # of the first picture; others need fit: crop"]
 
 
-def _pictures(count: int) -> str:
+def pictures(count: int) -> str:
+    """So many, as words."""
     return f"{count} picture{'s' * (count != 1)}"

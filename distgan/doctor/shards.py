@@ -95,7 +95,7 @@ def _amounts(opened: Indexed, config: Config, device: torch.device) -> Iterator[
     epochs = config.course.images / count
     text = f"train.length {config.train.length} shows each of {count} pictures {epochs:.3g} times"
     if batch > count:
-        text += f"; train.batch_size {batch} is more than there are, so each batch shows some of them twice"
+        text += f"; a batch of {batch} is more than there are, so each batch shows some of them twice"
     yield Finding("epochs", REMARK if batch > count else FINE, text)
     shards, decoder = opened.shards, Decoder(config.data.resolution, config.data.channels, config.data.fit)
     tier = tier_of(config.data, Pictures(shards, decoder, Shelf([])), device)

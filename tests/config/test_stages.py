@@ -97,11 +97,16 @@ def test_what_is_done_now_and_then_is_counted_anew_at_each_resolution(every):
         (["growing.start=32"], "growing.start: 32 is not below data.resolution 32; use less"),
         (["growing.batch_sizes={64: 8}"], "growing.batch_sizes: 64 is no resolution of this run, which has 8, 16, 32"),
         (["growing.stables={64: 8 kimg}"], "growing.stables: 64 is no resolution of this run, which has 8, 16, 32"),
-        (["growing.batch_sizes={8: 6}"], "growing.batch_sizes 8: 6 images cannot be split into groups"),
+        (["growing.batch_sizes={8: 6}"], "growing.batch_sizes.8: 6 images cannot be split into groups"),
         (["growing.fade=3 min"], "growing.fade: "),
-        (["growing.stables={24: 8 kimg}"], "growing.stables: 24 is not allowed as a key; must be a power of two"),
-        (["growing.batch_sizes={a: 8}"], "growing.batch_sizes: 'a' is not allowed as a key; must be a whole number"),
-        (["data.resolution=48"], "data.resolution: 48 is not 8 doubled; use 32 or 64"),
+        (["growing.stables={24: 8 kimg}"], "growing.stables.24: 24 is not allowed as a key; must be a power of two"),
+        (["growing.batch_sizes={a: 8}"], "growing.batch_sizes.a: 'a' is not allowed as a key; must be a whole number"),
+        (["growing.batch_sizes={24: {}}"], "growing.batch_sizes.24: 24 is not allowed as a key; must be a power of"),
+        (["growing.stables={8.5: 8 kimg}"], "growing.stables.8.5: 8.5 is not allowed as a key; must be a whole number"),
+        (["data.resolution=48"], "data.resolution: 48 is no resolution of a run that grows from 8; use 32 or 64"),
+        (["data.resolution=48", "growing.start=32"], "48 is no resolution of a run that grows from 32; use 64"),
+        (["data.resolution=800"], "800 is no resolution of a run that grows from 8; use 512 or 1024"),
+        (["data.resolution=1000", "growing.start=1024"], "grows from 1024; use a smaller growing.start"),
         (["growing.start=64", "growing.batch_sizes={64: 8}"], "growing.start: 64 is not below data.resolution 32"),
         (["train.batch_size=6", "growing.batch_sizes={8: 8, 16: 8}"], "train.batch_size: 6 images cannot be split"),
         (
@@ -118,7 +123,7 @@ def test_what_cannot_grow_is_told(changes, text):
 
 def test_the_batch_of_every_resolution_is_shared_by_the_processes():
     config = load_config([CONFIG], ["growing.batch_sizes={8: 4}"])
-    assert [mistake.key for mistake in process_conflicts(config, 2)] == ["growing.batch_sizes 8"]
+    assert [mistake.key for mistake in process_conflicts(config, 2)] == ["growing.batch_sizes.8"]
     assert process_conflicts(config, 1) == []
 
 
@@ -149,3 +154,17 @@ def test_an_empty_mapping_empties_what_a_config_gives():
 
 def test_a_batch_that_no_resolution_has_is_not_judged():
     load_config([CONFIG], ["train.batch_size=6", "growing.batch_sizes={8: 8, 16: 8, 32: 8}"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        (["growing.batch_sizes={24: 8, 12: 6, a: 7}"], [f"growing.batch_sizes.{key}" for key in ("24", "12", "a")]),
+        (["data.resolution=48"], ["data.resolution"]),
+        (["growing.batch_sizes={512: 6}"], ["growing.batch_sizes"]),
+    ],
+)
+def test_each_mistake_of_growing_is_told_once(changes, keys):
+    with pytest.raises(ConfigError) as told:
+        load_config([CONFIG], changes)
+    assert [line.partition(": ")[0] for line in str(told.value).splitlines()] == keys

@@ -139,7 +139,7 @@ class TestSmallPictures:
 
     def test_they_are_enlarged_with_a_warning_that_names_the_way_out(self, tmp_path, mixed):
         text = prepare("images", mixed, tmp_path / "out", resolution=40).text()
-        assert "warning: 2 pictures are smaller than 40 pixels and were enlarged; --skip-small leaves them out" in text
+        assert "warning: 2 pictures smaller than 40 pixels enlarged; --skip-small leaves out such pictures" in text
         assert open_shards(tmp_path / "out").count == 5
 
     def test_with_skip_small_they_are_left_out_and_counted(self, tmp_path, mixed, run, capsys):

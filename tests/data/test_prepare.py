@@ -162,7 +162,7 @@ class TestInterrupted:
         again = start(*LONG, "--out", tmp_path)
         output, errors = again.communicate(timeout=60)
         assert again.returncode == 0, errors
-        assert "were there from an earlier start and kept" in output
+        assert "shards kept from an earlier start: " in output
         assert contents(tmp_path) == undisturbed
 
     @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -246,7 +246,7 @@ class TestUnreadable:
         assert run("images", stripes, "--out", tmp_path / "out", "--resolution", 16) == 0
         printed = capsys.readouterr()
         assert "skipped 2.png: " in printed.err
-        assert "skipped 1 pictures" in printed.out and "  2.png: " in printed.out
+        assert "skipped 1 picture that cannot be read:" in printed.out and "  2.png: " in printed.out
         shards = open_shards(tmp_path / "out")
         reds = [picture_at(shards, row)[0, 0, 0] for row in range(shards.count)]
         assert reds == [0, 40, 120, 160, 200]
@@ -270,13 +270,13 @@ class TestUnreadable:
 
     def test_nothing_but_unreadable_pictures_is_an_error(self, tmp_path):
         (tmp_path / "a.png").write_bytes(b"x")
-        with pytest.raises(DataError, match="none of 1 pictures can be read"):
+        with pytest.raises(DataError, match="none of 1 picture can be read"):
             prepare("images", tmp_path, tmp_path / "out", resolution=16)
 
     def test_pictures_that_had_to_be_enlarged_are_counted(self, tmp_path, stripes):
         summary = prepare("images", stripes, tmp_path / "out", resolution=32)
         assert summary.upscaled == 5
-        assert "warning: 5 pictures are smaller than 32 pixels" in summary.text()
+        assert "warning: 5 pictures smaller than 32 pixels enlarged" in summary.text()
 
 
 class TestBadUse:

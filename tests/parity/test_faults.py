@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distgan import phases
+from distgan.inputs import Inputs
 from distgan.objectives import critic as critic_module
 from distgan.objectives.penalties import Penalty, image_norms, interpolate, two_sided
 from distgan.parity.check import REDUCTION_BOUNDS
@@ -197,7 +198,7 @@ def bytes_of_an_update(rank: int, fault: Callable) -> tuple[list[int], float]:
     fault(runtime, phase)
     sizes = runtime.count_reductions(phase.objective)
     mine = batch.rows(rank * LOCAL, (rank + 1) * LOCAL)
-    inputs = phases.Inputs(mine.real, mine.labels, mine.keys)
+    inputs = Inputs(mine.real, mine.labels, mine.keys)
     phases.gradients(runtime, phase, inputs, 0, AT_ONCE)
     return sizes, error(gradients_of(phase.network), wanted(subject, 0, 2 * LOCAL))[0]
 
