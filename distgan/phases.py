@@ -87,7 +87,7 @@ class Phases:
 
     def __init__(self, config: Config, runtime: Runtime, generator: nn.Module, critic: nn.Module) -> None:
         self.config, self.runtime, self.generator = config, runtime, generator
-        self._critic, self.stage = critic, None
+        self.critic, self.stage = critic, None
         augmentation = make_augmentation(config)
         self.augmentation = None if augmentation is None else augmentation.to(runtime.device)
         """Of both objectives; its strength may be changed between two updates."""
@@ -107,20 +107,20 @@ class Phases:
         self.micro_batch = min(self.config.train.micro_batch or self.local, self.local)
         self.positions = runtime.rank * self.local + torch.arange(self.local, device=runtime.device)
         self._hashed = randomness.hashed(self.positions)
-        for network in (self.generator, self._critic):
+        for network in (self.generator, self.critic):
             network.requires_grad_(False)
             for parameter in in_use(network):
                 parameter.requires_grad = True
         self._draw = runtime.compiled(self.generator.forward)
-        self.critic_phase = self._critic_phase(self._critic)
-        self.generator_phase = self._generator_phase(self._critic)
+        self.critic_phase = self._critic_phase(self.critic)
+        self.generator_phase = self._generator_phase(self.critic)
         self.reset()
 
     def grow(self, step: int) -> None:
         """The newest layers have now come in as far as they are to at `step` of this stage."""
         self.share = self.stage.share(step)
         self.grow_too(self.generator)
-        self.grow_too(self._critic)
+        self.grow_too(self.critic)
 
     def grow_too(self, network: nn.Module) -> None:
         """The network is now as far as this stage is, whatever a checkpoint made of it; nothing to do for one that

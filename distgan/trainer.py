@@ -21,13 +21,14 @@ from distgan.evidence import Evidence, way_out
 from distgan.inputs import Inputs, Noise
 from distgan.judging import Judging
 from distgan.measurements import Measurements
+from distgan.overview import overview
 from distgan.periodic import Clock, Periodic, TimeLimit
 from distgan.phases import Phase, Phases
 from distgan.reading import Reader
 from distgan.recorder import Recorder
 from distgan.restoring import Restorer
 from distgan.run_folder import RunFolder
-from distgan.runtime import Runtime, Vote, parameters
+from distgan.runtime import Runtime, Vote
 from distgan.schedules import ema_decay
 from distgan.stages import Stages
 from distgan.stopping import StopSignals
@@ -109,7 +110,12 @@ class Trainer:
         status = "failed"
         self._mark("starting")
         try:
-            self.recorder.start(self.average.network, self.dataset, self._summary(), self._raw)
+            self.recorder.start(
+                self.average.network,
+                self.dataset,
+                overview(self.phases, self.dataset, self.folder.path, self.progress.step),
+                self._raw,
+            )
             if self.progress.step < self.config.total_steps:
                 self.judging.prepare(lambda: signals.asked)
             status = self._train(signals)
@@ -360,28 +366,3 @@ class Trainer:
         """Raises UserError while lines up to `step` are not on the disk: a run going on from there would lack them."""
         if not self.recorder.sync_lines(step):
             raise UserError(f"checkpoint {self.folder.checkpoint(step)}: waits for the lines of {self.folder.metrics}")
-
-    def _growing(self) -> list[str]:
-        if not self._course.grows:
-            return []
-        sides = " ".join(f"{stage.resolution} px to step {stage.last}," for stage in self._course.stages)
-        full = self.config.data.resolution
-        falls_short = self._course.stages[-1].resolution < full
-        short = f"; train.length ends before {full} px" if falls_short else ""
-        return [f"growing    {sides.rstrip(',')}{short}"]
-
-    def _summary(self) -> str:
-        runtime, config = self.runtime, self.config
-        local, at_once = self.phases.local, self.phases.micro_batch
-        micro = f", {at_once} at a time" if at_once < local else ""
-        return "\n".join(
-            [
-                f"processes  {runtime.world_size} on {runtime.device.type}, {config.train.precision}"
-                + (", compiled" if runtime.compiles else ""),
-                f"data       {self.dataset.summary()}",
-                f"batch      {self.phases.stage.batch_size} over all processes, {local} on each{micro}",
-                *self._growing(),
-                f"parameters generator {parameters([self.generator]):,}, critic {parameters([self.critic]):,}",
-                f"run        {self.folder.path}, step {self.progress.step} to {config.total_steps}",
-            ]
-        )

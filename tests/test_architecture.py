@@ -28,7 +28,7 @@ STOREYS = [
     ["assembly", "checkpoint", "data", "environment", "periodic", "resuming", "runtime", "toys", "tracking"],
     ["sampling", "phases", "slurm"],
     ["collapse", "compare", "evaluation", "evidence", "parity", "reading"],
-    ["adaptation", "judging", "measurements", "recorder", "stages"],
+    ["adaptation", "judging", "measurements", "overview", "recorder", "stages"],
     ["restoring"],
     ["trainer"],
     ["doctor"],

@@ -153,7 +153,8 @@ def test_an_empty_mapping_empties_what_a_config_gives():
 
 
 def test_a_batch_that_no_resolution_has_is_not_judged():
-    load_config([CONFIG], ["train.batch_size=6", "growing.batch_sizes={8: 8, 16: 8, 32: 8}"])
+    config = load_config([CONFIG], ["train.batch_size=6", "growing.batch_sizes={8: 8, 16: 8, 32: 8}"])
+    assert {stage.batch_size for stage in config.course.stages} == {8}
 
 
 @pytest.mark.parametrize(
