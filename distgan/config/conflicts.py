@@ -115,11 +115,14 @@ def _growing(config: Config) -> Iterator[Mistake]:
     for part in ("generator", "critic"):
         network = getattr(config, part)
         if not network.grows:
-            yield Mistake("growing", f"{part}.name {network.name} cannot grow; use progressive, or leave growing unset")
+            yield Mistake("growing", f"{part}.name {network.name} cannot grow; use progressive, or growing=null")
     sides, known = _sides(config), _full_sides(config)
     if resolution not in known:
         if resolution in _POWERS and resolution <= growing.start:
-            yield Mistake("growing.start", f"{growing.start} is not below data.resolution {resolution}; use less")
+            yield Mistake(
+                "growing.start",
+                f"{growing.start} is not below data.resolution {resolution}; use a smaller power of two",
+            )
         else:
             around = [*[side for side in known if side < resolution][-1:], *[s for s in known if s > resolution][:1]]
             yield Mistake(
@@ -132,9 +135,9 @@ def _growing(config: Config) -> Iterator[Mistake]:
     for key, side in ((key, side) for key, values in by_side.items() for side in values):
         if side not in sides:
             yield Mistake(
-                f"growing.{key}",
-                f"{side} is no resolution of this run, which has {', '.join(map(str, sides))}; leave it out, and "
-                f"first of all what a config gives with growing.{key}={{}}",
+                f"growing.{key}.{side}",
+                f"{side} is no resolution of this run, which has {', '.join(map(str, sides))}; leave it out "
+                f"(growing.{key}={{}} drops all that config files give)",
             )
 
 

@@ -33,7 +33,8 @@ def recorded(file: Path) -> list[Evaluation]:
         raise UserError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     found = {one.step: one for line in lines if (one := _of_line(line)) is not None}
     if not found:
-        raise UserError(f"{file.parent}: no evaluation yet; set evaluate.every, or leave --table out to make one")
+        way_out = "set evaluate.every, or leave --table out to make one now"
+        raise UserError(f"{file.parent}: no evaluation in its training yet; {way_out}")
     return [found[step] for step in sorted(found)]
 
 

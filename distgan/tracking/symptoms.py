@@ -106,7 +106,8 @@ def _alike(past: Past) -> float:
 
 
 def _wild(past: Past) -> float:
-    return _ratio(past.median(DIVERSITY), 1.5)
+    """An untrained generator's pictures are: the first lines do not count."""
+    return _ratio(past.median(DIVERSITY), 1.5) if past.lines > 2 * RECENT else 0.0
 
 
 def _sound_norm(past: Past) -> float | None:
@@ -178,7 +179,8 @@ def _won(past: Past) -> float:
 
 
 def _value(name: str) -> Callable[[Past], str]:
-    return lambda past: f"{name} {past.newest(name, 1)[0]:.3g}"
+    """What was judged."""
+    return lambda past: f"{name} {past.median(name):.3g}"
 
 
 SYMPTOMS = {

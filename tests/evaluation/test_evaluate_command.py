@@ -125,7 +125,11 @@ def test_the_table_of_a_training_marks_the_best(run, capsys):
         (["--metrics", "fid", "--inception", "nowhere.pth"], 2, "evaluate.inception: nowhere.pth: no such file"),
         (["--device", "cuda"], 2, "train.device: cuda, and torch sees no CUDA device here"),
         (["--table", "--raw"], 2, "--raw: has no effect with --table"),
-        (["--table"], 1, "{run}: no evaluation yet; set evaluate.every, or leave --table out to make one"),
+        (
+            ["--table"],
+            1,
+            "{run}: no evaluation in its training yet; set evaluate.every, or leave --table out to make one now",
+        ),
         (["--json", "/proc/no/file.json"], 1, "--json /proc/no/file.json: cannot be written"),
     ],
 )

@@ -64,6 +64,7 @@ def test_a_sound_run_hears_nothing(penalty):
 def test_an_untrained_generator_is_not_collapsed():
     """At first all samples are alike."""
     assert told(lines(59, diversity=0.01)) == []
+    assert told(lines(60, diversity=lambda n: 3.0 if n < 10 else 0.9)) == [], "untrained, as every run begins"
 
 
 def test_far_from_the_data_a_sound_critic_is_steeper():
@@ -145,3 +146,9 @@ def test_all_that_helps_are_keys_of_the_config():
     for symptom in SYMPTOMS.values():
         named = re.findall(r"\b(?:generator|critic|train|objective)\.[a-z_.]+", symptom.helps)
         assert named and set(named) <= known_keys().keys(), named
+
+
+def test_the_number_told_is_the_one_judged():
+    """The median of the newest lines, whose last may be another."""
+    ((_, text),) = told(lines(106, diversity=lambda n: 0.9 if n < 100 else 1.4 if n % 2 else 2.0))
+    assert "generator/diversity 1.7" in text
