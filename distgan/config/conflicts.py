@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from distgan.config.growing import POWERS, sides
 from distgan.config.schema import Config
 
 GRADIENT_PENALTIES = ("gp", "lp", "r1", "r2", "r1r2")
@@ -21,9 +22,6 @@ MEASURED_BY = {
 """Of what evaluate/NAME tells, the metric that measures it, where it has another name."""
 _BESIDE = re.compile(r"(swd|fd_own)_floor|swd_\d+")
 """What is told beside a metric of evaluate.metrics: its floor, or its value at one resolution."""
-
-_POWERS = tuple(4 * 2**k for k in range(12))
-"""Resolutions at which a run that grows may begin or end."""
 
 LOSSES_AROUND_ZERO = ("nonsaturating", "minimax", "hinge")
 """Those for which a score above zero says "real". A constant added to all scores changes no other loss."""
@@ -116,9 +114,9 @@ def _growing(config: Config) -> Iterator[Mistake]:
         network = getattr(config, part)
         if not network.grows:
             yield Mistake("growing", f"{part}.name {network.name} cannot grow; use progressive, or growing=null")
-    sides, known = _sides(config), _full_sides(config)
+    of_run, known = sides(growing, resolution), _full_sides(config)
     if resolution not in known:
-        if resolution in _POWERS and resolution <= growing.start:
+        if resolution in POWERS and resolution <= growing.start:
             yield Mistake(
                 "growing.start",
                 f"{growing.start} is not below data.resolution {resolution}; use a smaller power of two",
@@ -133,17 +131,12 @@ def _growing(config: Config) -> Iterator[Mistake]:
         return
     by_side = {"batch_sizes": growing.batch_sizes, "stables": growing.stables}
     for key, side in ((key, side) for key, values in by_side.items() for side in values):
-        if side not in sides:
+        if side not in of_run:
             yield Mistake(
                 f"growing.{key}.{side}",
-                f"{side} is no resolution of this run, which has {', '.join(map(str, sides))}; leave it out "
+                f"{side} is no resolution of this run, which has {', '.join(map(str, of_run))}; leave it out "
                 f"(growing.{key}={{}} drops all that config files give)",
             )
-
-
-def _sides(config: Config) -> list[int]:
-    """The resolutions of a run that grows, from its first to data.resolution."""
-    return [side for side in _POWERS if config.growing.start <= side <= config.data.resolution]
 
 
 def _full_sides(config: Config) -> list[int]:
@@ -151,16 +144,17 @@ def _full_sides(config: Config) -> list[int]:
     networks = [network for network in (config.generator, config.critic) if network.grows]
     return [
         side
-        for side in _POWERS
+        for side in POWERS
         if side > config.growing.start and all(side in network.resolutions() for network in networks)
     ]
 
 
 def _batches(config: Config) -> Iterator[tuple[str, int]]:
     """The batch sizes of a run, each with the key that says it; train.batch_size unless each resolution has its own."""
-    sides = _sides(config) if config.growing is not None else []
-    own = {side: config.growing.batch_sizes[side] for side in sides if side in config.growing.batch_sizes}
-    if not own or len(own) < len(sides):
+    given = config.growing.batch_sizes if config.growing is not None else {}
+    of_run = sides(config.growing, config.data.resolution)
+    own = {side: given[side] for side in of_run if side in given}
+    if not own or len(own) < len(of_run):
         yield "train.batch_size", config.train.batch_size
     yield from ((f"growing.batch_sizes.{side}", size) for side, size in own.items())
 

@@ -12,6 +12,9 @@ from pydantic import AfterValidator, BeforeValidator
 from distgan.config.duration import Duration, Progress
 from distgan.config.values import Count, Section
 
+POWERS = tuple(4 * 2**k for k in range(12))
+"""Resolutions at which a run that grows may begin or end."""
+
 
 def _power_of_two(value: int) -> int:
     if value < 4 or value & (value - 1):
@@ -81,14 +84,14 @@ class Course:
     ) -> Course:
         """Of a run at `resolution` pixels in the end. Stages that its `length` leaves no step are not there."""
         stages: list[Stage] = []
-        sides, images = _sides(growing, resolution), 0
-        for number, side in enumerate(sides):
+        found, images = sides(growing, resolution), 0
+        for number, side in enumerate(found):
             batch = growing.batch_sizes.get(side, batch_size) if growing else batch_size
             shown, first = batch * critic_steps, stages[-1].last if stages else 0
             left = _left(length, shown, first, images)
             fade = growing.fade.steps(shown) if number else 0
             planned = (
-                left if side == sides[-1] else min(left, fade + growing.stables.get(side, growing.stable).steps(shown))
+                left if side == found[-1] else min(left, fade + growing.stables.get(side, growing.stable).steps(shown))
             )
             if planned > 0:
                 stages.append(Stage(side, batch, shown, first, first + planned, fade, images))
@@ -130,11 +133,11 @@ class Course:
         return sum(steps // every.steps(stage.images_per_step) for stage, steps in self.until(step))
 
 
-def _sides(growing: Growing | None, resolution: int) -> list[int]:
+def sides(growing: Growing | None, resolution: int) -> list[int]:
+    """The resolutions of a run, from its first on; none where it would begin above `resolution`."""
     if growing is None:
         return [resolution]
-    levels = int(math.log2(resolution // growing.start))
-    return [growing.start * 2**level for level in range(levels + 1)]
+    return [side for side in POWERS if growing.start <= side <= resolution]
 
 
 def _left(length: Duration, images_per_step: int, steps: int, images: int) -> int:
